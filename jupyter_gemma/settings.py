@@ -33,6 +33,9 @@ class Settings(Configurable):
     api_key = Unicode("", help="Key for base_url.").tag(config=True)
     start_server = Bool(True, help="Start the local server when a client needs it.").tag(config=True)
     start_timeout = Float(120.0, help="Seconds to wait for a new server to listen.").tag(config=True)
+    engine = Enum(
+        ["gemma", "echo"], "gemma", help="What the server answers with; echo: a test engine that repeats what it gets."
+    ).tag(config=True)
     port = Int(0, help="Port of the server on 127.0.0.1; 0: any free one.").tag(config=True)
     device = Enum(["auto", "cpu", "cuda", "mps"], "auto", help="Where to compute.").tag(config=True)
     quantization = Enum(
@@ -45,6 +48,7 @@ class Settings(Configurable):
     ).tag(config=True)
     context_length = Int(0, help="Tokens a conversation may have; 0: what the model allows.").tag(config=True)
     prefill_chunk = Int(512, help="Prompt tokens computed between two looks at Stop.").tag(config=True)
+    ops = Enum(["auto", "plain"], "auto", help="plain: compute with ordinary torch only, no fast kernels.").tag(config=True)
     threads = Int(0, help="CPU threads; 0: all physical cores.").tag(config=True)
 
     def _models_dir_default(self) -> str:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jupyter_gemma.model import ops
 from jupyter_gemma.model.cache import SequenceCache
 from jupyter_gemma.model.config import AttentionConfig, ModelConfig
 from jupyter_gemma.model.embedders import VisionEmbedder, audio_projection, vision_projection
 from jupyter_gemma.model.masks import attention_mask
-from jupyter_gemma.model.quant import WeightKind, embedding, linear
+from jupyter_gemma.model.quant import QuantLinear, WeightKind, embedding, linear
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,19 @@ class Gemma(nn.Module):
         """The head multiplies with the embedding table: both modules hold the same parameters."""
         for name, parameter in self.embed_tokens.named_parameters():
             setattr(self.head, name, parameter)
+
+    def use(self, path: ops.Path) -> None:
+        """Bring every int4 weight that is in memory into the layout of ``path`` and multiply by it from now on.
+
+        Offloaded weights stay canonical and plain: reading them from disk is what costs, and the head stays so
+        because the embedding table shares its tensors.
+        """
+        for module in self.layers.modules():
+            if isinstance(module, QuantLinear) and module.kind == "int4" and not module.packed.is_meta:
+                packed, scale = path.prepare(module.packed.data, module.scale.data)
+                module.packed = nn.Parameter(packed, requires_grad=False)
+                module.scale = nn.Parameter(scale, requires_grad=False)
+                module.path = path
 
     def embed(self, prompt: Prompt) -> Tensor:
         """Ids and media -> [T, hidden]. Text is scaled by sqrt(hidden); soft tokens are not."""

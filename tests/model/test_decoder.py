@@ -123,7 +123,7 @@ def test_a_batch_of_unequal_sequences_equals_each_alone(model: Gemma) -> None:
 def test_rewinding_and_going_on_equals_starting_fresh(model: Gemma, length: int, back: int) -> None:
     first, second = text(length, 6), text(80, 7)
     cache = SequenceCache.for_model(model.config, slack=64)
-    in_chunks(model, first, list(range(7, length, 7)) + [length], cache)
+    in_chunks(model, first, [*range(7, length, 7), length], cache)
     assert cache.rewind(back)
     other = Prompt(torch.cat((first.ids[:back], second.ids)))
     assert_same(in_chunks(model, other, [back + 5, back + 6, back + 80], cache), model.logits_of(other)[back:])

@@ -1,0 +1,145 @@
+"""From a request to what the decoder reads: token ids, and media at their places.
+
+The template writes one placeholder for each picture and clip; here each becomes begin + n placeholders + end,
+with n soft tokens of the picture or clip behind them (Gemma 4's expansion).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from jupyter_gemma.engine.media import MediaConfig, Picture, picture_budget, read_clip, read_picture
+from jupyter_gemma.engine.template import Template
+from jupyter_gemma.engine.tokenizer import Tokenizer
+from jupyter_gemma.errors import PromptTooLong, UnsupportedInput
+from jupyter_gemma.model.config import ModelConfig
+from jupyter_gemma.model.decoder import Prompt, SoftTokens
+from jupyter_gemma.types import AudioPart, ImagePart, Message, Request, Usage, VideoPart
+
+#: Soft tokens of one video frame unless the request names a budget (Gemma 4's video processor).
+FRAME_BUDGET = 70
+CLIP_SECONDS = 30.0
+
+MediaT = TypeVar("MediaT")
+
+
+@dataclass(frozen=True)
+class BuiltPrompt:
+    """What the decoder reads, and its tokens by modality."""
+
+    prompt: Prompt
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class PromptBuilder:
+    """Knows one model's tokenizer, template and media; builds prompts for it."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    template: Template
+    media: MediaConfig
+    context_length: int
+
+    def build(self, request: Request) -> BuiltPrompt:
+        """Render, tokenise and expand.
+
+        Raises:
+            UnsupportedInput: media this model cannot take. BadImage, BadAudio: media that cannot be read.
+            PromptTooLong: no room is left for an answer; says what takes the room.
+        """
+        pictures = iter(list(self._pictures(request)))
+        clips = iter(list(self._clips(request.messages)))
+        text = self.template.render(request.messages, tools=request.tools, thinking=request.thinking)
+        ids: list[int] = []
+        soft: list[SoftTokens] = []
+        image_id, audio_id = self.config.ids.image, self.config.ids.audio
+        for token in self.tokenizer.encode(text):
+            if token == image_id:
+                self._expand_picture(_next(pictures, "pictures"), ids, soft)
+            elif token == audio_id:
+                self._expand_clip(_next(clips, "clips"), ids, soft)
+            else:
+                ids.append(token)
+        if any(True for _ in pictures) or any(True for _ in clips):
+            raise UnsupportedInput(
+                "This model's chat template leaves out a picture or clip of the request.",
+                "Send fewer of them, or use another model.",
+            )
+        built = BuiltPrompt(Prompt(torch.tensor(ids), tuple(soft)), _count(ids, soft))
+        self._check_length(built)
+        return built
+
+    def _pictures(self, request: Request) -> Iterator[Picture]:
+        for message in request.messages:
+            for part in message.parts:
+                if isinstance(part, ImagePart):
+                    yield self._picture(part.data, picture_budget(request.image_tokens, self.media.image_budget))
+                elif isinstance(part, VideoPart):
+                    budget = request.image_tokens or min(FRAME_BUDGET, self.media.image_budget)
+                    for frame in part.frames:
+                        yield self._picture(frame.data, picture_budget(budget, self.media.image_budget))
+
+    def _picture(self, data: bytes, budget: int) -> Picture:
+        vision = self.config.vision
+        if vision is None:
+            raise UnsupportedInput("This model takes text only, not pictures.", _OTHER_MODEL)
+        return read_picture(data, patch=vision.patch, budget=budget, positions=vision.positions)
+
+    def _clips(self, messages: Sequence[Message]) -> Iterator[torch.Tensor]:
+        for message in messages:
+            for part in message.parts:
+                if isinstance(part, AudioPart):
+                    if self.config.audio is None:
+                        raise UnsupportedInput("This model takes text only, not sound.", _OTHER_MODEL)
+                    yield read_clip(part.data, frame=self.media.frame, rate=self.media.rate, max_seconds=CLIP_SECONDS)
+
+    def _expand_picture(self, picture: Picture, ids: list[int], soft: list[SoftTokens]) -> None:
+        marks = self.config.ids
+        ids.extend(_present(marks.image_begin))
+        soft.append(SoftTokens(len(ids), patches=picture.patches, positions=picture.positions))
+        ids.extend(_present(marks.image) * len(picture.patches))
+        ids.extend(_present(marks.image_end))
+
+    def _expand_clip(self, frames: torch.Tensor, ids: list[int], soft: list[SoftTokens]) -> None:
+        marks = self.config.ids
+        ids.extend(_present(marks.audio_begin))
+        soft.append(SoftTokens(len(ids), frames=frames))
+        ids.extend(_present(marks.audio) * len(frames))
+        ids.extend(_present(marks.audio_end))
+
+    def _check_length(self, built: BuiltPrompt) -> None:
+        usage = built.usage
+        if usage.prompt_tokens < self.context_length:
+            return
+        raise PromptTooLong(
+            f"The prompt has {usage.prompt_tokens} tokens ({usage.text_tokens} of text, {usage.image_tokens} of "
+            f"pictures, {usage.audio_tokens} of sound); this model's context holds {self.context_length}.",
+            "Send fewer rows or pictures, start a new conversation, or raise context_length if the model allows it.",
+        )
+
+
+_OTHER_MODEL = "Use a multimodal model, for example -m demo."
+
+
+def _present(token: int | None) -> list[int]:
+    return [] if token is None else [token]
+
+
+def _next(media: Iterator[MediaT], what: str) -> MediaT:
+    try:
+        return next(media)
+    except StopIteration:
+        raise UnsupportedInput(
+            f"The prompt has more placeholders than {what}.", "Remove the placeholder text from the prompt."
+        ) from None
+
+
+def _count(ids: Sequence[int], soft: Sequence[SoftTokens]) -> Usage:
+    images = sum(media.count for media in soft if media.patches is not None)
+    sounds = sum(media.count for media in soft if media.frames is not None)
+    return Usage(text_tokens=len(ids) - images - sounds, image_tokens=images, audio_tokens=sounds)
