@@ -82,6 +82,18 @@ def load_settings(arguments: Mapping[str, Any] | None = None, environ: Mapping[s
         raise BadOption(f"A setting has a wrong value: {error}.", "See jupyter gemma serve --help-all.") from error
 
 
+def parse_setting(key: str, text: str) -> Any:
+    """The value of trait ``key`` that ``text`` stands for, in the environment or on a command line.
+
+    Raises:
+        BadOption: ``text`` is no such value.
+    """
+    try:
+        return Settings.class_traits(config=True)[key].from_string(text)
+    except (TraitError, ValueError) as error:
+        raise BadOption(f"The setting {key} cannot be {text!r}: {error}.") from error
+
+
 def _unknown(key: str, names: list[str]) -> BadOption:
     near = difflib.get_close_matches(key, names, n=1)
     hint = f"Did you mean {near[0]}?" if near else f"Known settings: {', '.join(sorted(names))}."
@@ -94,7 +106,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name, text in environ.items():
         if name.startswith(ENV_PREFIX):
             key = name.removeprefix(ENV_PREFIX).lower()
-            found[key] = traits[key].from_string(text) if key in traits else text
+            found[key] = parse_setting(key, text) if key in traits else text
     return found
 
 
