@@ -1,0 +1,48 @@
+"""What an object becomes: its parts, a note on what they hold, and the bounds they keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jupyter_gemma.types import Part, TextPart
+
+MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of an object may be sent.
+
+    ``rows`` of a table are sent cell by cell; 0: no cell value leaves the frame, only what sums it up. ``columns`` are
+    described one by one. Text is cut after ``chars`` characters, pictures are shrunk to ``side`` pixels, clips longer
+    than ``seconds`` and files above ``file_bytes`` are refused. ``table_form`` comes from the model's card.
+    """
+
+    rows: int = 5
+    columns: int = 60
+    chars: int = 20_000
+    side: int = 2048
+    seconds: float = 600.0
+    file_bytes: int = 64 * MEBIBYTE
+    table_form: Literal["digest", "columns"] = "digest"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One object as parts. ``note`` says to a person what was sent: "table 1000 × 5", "picture 640 × 480"."""
+
+    parts: tuple[Part, ...]
+    note: str = ""
+
+
+def text_item(text: str, note: str = "") -> Item:
+    """``text`` as an item of one part."""
+    return Item((TextPart(text),), note)
+
+
+def cut(text: str, chars: int) -> str:
+    """``text``, or its beginning and a line that says how much is missing."""
+    if len(text) <= chars:
+        return text
+    return f"{text[:chars]}\n… {len(text) - chars} more characters"
