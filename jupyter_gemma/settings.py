@@ -15,7 +15,7 @@ from typing import Any
 from jupyter_core.paths import jupyter_config_path, jupyter_data_dir, jupyter_runtime_dir
 from traitlets import Bool, Dict, Enum, Float, Int, TraitError, Unicode
 from traitlets.config import Config, Configurable
-from traitlets.config.loader import ConfigFileNotFound, JSONFileConfigLoader, PyFileConfigLoader
+from traitlets.config.loader import ConfigFileNotFound, FileConfigLoader, JSONFileConfigLoader, PyFileConfigLoader
 
 from jupyter_gemma.errors import BadOption
 
@@ -48,7 +48,9 @@ class Settings(Configurable):
     ).tag(config=True)
     context_length = Int(0, help="Tokens a conversation may have; 0: what the model allows.").tag(config=True)
     prefill_chunk = Int(512, help="Prompt tokens computed between two looks at Stop.").tag(config=True)
-    ops = Enum(["auto", "plain"], "auto", help="plain: compute with ordinary torch only, no fast kernels.").tag(config=True)
+    ops = Enum(["auto", "plain"], "auto", help="plain: compute with ordinary torch only, no fast kernels.").tag(
+        config=True
+    )
     threads = Int(0, help="CPU threads; 0: all physical cores.").tag(config=True)
 
     def _models_dir_default(self) -> str:
@@ -113,12 +115,18 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 def _from_files() -> dict[str, Any]:
     found = Config()
     for folder in reversed(jupyter_config_path()):
-        for loader in (JSONFileConfigLoader(f"{CONFIG_NAME}.json", folder), PyFileConfigLoader(f"{CONFIG_NAME}.py", folder)):
-            try:
-                found.merge(loader.load_config())
-            except ConfigFileNotFound:
-                continue
-    for section in found:
-        if section != "Settings":
-            raise BadOption(f"{CONFIG_NAME} has a section {section!r}.", "The only section is Settings.")
+        found.merge(_from_file(JSONFileConfigLoader(f"{CONFIG_NAME}.json", folder)))
+        found.merge(_from_file(PyFileConfigLoader(f"{CONFIG_NAME}.py", folder)))
+    for section, values in found.items():
+        if section != "Settings" or not isinstance(values, dict):
+            raise BadOption(f"{CONFIG_NAME} has a section {section!r}.", "The only section is Settings, with its keys.")
     return dict(found.get("Settings", {}))
+
+
+def _from_file(loader: FileConfigLoader) -> Config:
+    try:
+        return loader.load_config()
+    except ConfigFileNotFound:
+        return Config()
+    except Exception as error:
+        raise BadOption(f"{loader.full_filename} cannot be read: {error!r}.", "Correct the file.") from error
