@@ -260,7 +260,7 @@ def _wait(
     started = time.monotonic()
     while time.monotonic() < deadline:
         info = read_server_file(settings)
-        if info is not None and info.pid == process.pid and _confirms(info):
+        if info is not None and _confirms(info):
             return info
         if process.poll() is not None:
             raise _start_failed(settings, f"The model server ended with exit status {process.returncode}.")

@@ -124,6 +124,20 @@ def _last(request: Request, finish: FinishReason, completion_tokens: int, starte
     return Chunk(finish=finish, usage=usage)
 
 
+def find_echo(name: str) -> ModelCard:
+    """The card of the echo model ``name``, "" for the first.
+
+    Raises:
+        UnknownModel: no echo model has that name.
+    """
+    for card in ECHO_MODELS:
+        if name in ("", card.name):
+            return card
+    raise UnknownModel(
+        f"There is no echo model {name!r}.", f"There are {', '.join(card.name for card in ECHO_MODELS)}."
+    )
+
+
 def load_echo(name: str, progress: ProgressCallback) -> EchoEngine:
     """The :class:`~jupyter_gemma.types.EngineLoader` of :data:`ECHO_MODELS`.
 
@@ -131,14 +145,12 @@ def load_echo(name: str, progress: ProgressCallback) -> EchoEngine:
         UnknownModel: no echo model has that name.
         BadCheckpoint: for ``echo-broken``, always.
     """
-    cards = {card.name: card for card in ECHO_MODELS}
-    if name not in cards:
-        raise UnknownModel(f"There is no echo model {name!r}.", f"There are {', '.join(cards)}.")
+    card = find_echo(name)
     if name == "echo-broken":
         raise BadCheckpoint("The model echo-broken is broken on purpose.", "Use the model echo.")
-    if name == "echo":
-        return EchoEngine(cards[name])
+    if name != "echo-slow":
+        return EchoEngine(card)
     for step in range(1, 6):
         progress(Progress(f"loading {name}", step, 5))
         time.sleep(0.1)
-    return EchoEngine(cards[name], delay=0.05)
+    return EchoEngine(card, delay=0.05)

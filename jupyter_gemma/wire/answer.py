@@ -34,17 +34,24 @@ def progress_comment(progress: Progress) -> str:
     return f": {json.dumps({'progress': asdict(progress)}, ensure_ascii=False)}\n\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What stands in every object of one answer; ``created`` is Unix seconds."""
+
+    id: str
+    model: str
+    created: int
+
+
 @dataclass
 class AnswerEncoder:
-    """Writes one streamed answer. ``id``, ``model`` and ``created`` (Unix seconds) stand in every event.
+    """Writes one streamed answer.
 
     ``include_usage``: an event with the usage and no choices follows the one with the finish reason, as OpenAI's
     ``stream_options`` ask for.
     """
 
-    id: str
-    model: str
-    created: int
+    head: Head
     include_usage: bool = False
     _first: bool = field(default=True, init=False)
     _calls: int = field(default=0, init=False)
@@ -60,8 +67,7 @@ class AnswerEncoder:
         return text
 
     def _object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
-        return {**head, "choices": choices}
+        return {**asdict(self.head), "object": "chat.completion.chunk", "choices": choices}
 
     def _opening(self, delta: dict[str, Any]) -> dict[str, Any]:
         if not self._first:

@@ -56,19 +56,9 @@ NUMBERS: Mapping[str, tuple[type, float, float]] = {
 }
 OTHERS = ("messages", "model", "stream", "stop", "thinking", "reasoning_effort", "tools", "tool_choice")
 # Fields that cannot change the answer of a local server.
-IGNORED = frozenset(
-    [
-        "user",
-        "metadata",
-        "store",
-        "stream_options",
-        "service_tier",
-        "parallel_tool_calls",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "prediction",
-    ]
+IGNORED = (
+    *("user", "metadata", "store", "stream_options", "service_tier", "parallel_tool_calls"),
+    *("safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prediction"),
 )
 # Fields that ask for something this server cannot do, and the values that ask for nothing.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {

@@ -1,0 +1,243 @@
+"""``jupyter gemma``: the model server and the models, from a terminal. The only place that builds and connects objects.
+
+What a command needs is imported in its function, so that each starts fast and none but ``serve`` loads the engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jupyter_gemma.errors import BadOption, GemmaError, ServerStartFailed
+from jupyter_gemma.settings import Settings, load_settings, parse_setting
+from jupyter_gemma.types import Engine, Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    from jupyter_gemma.server.worker import Worker
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0 well, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        arguments = _parser().parse_args(argv)
+        given = {key.removeprefix("setting_"): value for key, value in vars(arguments).items() if "setting_" in key}
+        arguments.run(load_settings(given), arguments)
+    except GemmaError as error:
+        print(f"{error.message}\n{error.fix}".rstrip(), file=sys.stderr)
+        return USAGE if isinstance(error, BadOption) else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+# -- what can be typed -------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("jupyter gemma", description="The model server and the models of jupyter-gemma.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    options = _settings_options()
+
+    def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, parents=[options], allow_abbrev=False)
+        command.set_defaults(run=run)
+        return command
+
+    serve = add("serve", _serve, "Run the model server here until Ctrl-C.")
+    serve.add_argument("--detach", action="store_true", help="Start it in the background instead, unless one runs.")
+    add("status", _status, "Say whether the model server runs and what it does.")
+    add("stop", _stop, "End the model server.")
+    load = add("load", _load, "Load a model into the server, starting it if need be.")
+    load.add_argument("name", nargs="?", default="", help="Its name; by default the one that would be used.")
+    add("unload", _unload, "Free the memory of the loaded model.")
+    add("models", _models, "List the models of this machine.")
+    pull = add("pull", _pull, "Download a model, or continue to.")
+    pull.add_argument("name", nargs="?", help="Repository on the hub; by default Gemma 4 12B.")
+    pull.add_argument("--revision", help="Branch, tag or commit; by default main.")
+    add("rm", _rm, "Delete a downloaded model.").add_argument("name", help="Its name.")
+    return parser
+
+
+def _settings_options() -> argparse.ArgumentParser:
+    """One option per trait of Settings."""
+    options = argparse.ArgumentParser(add_help=False)
+    group = options.add_argument_group(
+        "settings", "Also as JUPYTER_GEMMA_… in the environment or in jupyter_gemma_config."
+    )
+    for key, trait in sorted(Settings.class_traits(config=True).items()):
+        group.add_argument(
+            f"--{key.replace('_', '-')}",
+            dest=f"setting_{key}",
+            type=functools.partial(parse_setting, key),
+            metavar="VALUE",
+            help=trait.help.replace("%", "%%"),
+        )
+    return options
+
+
+# -- the server --------------------------------------------------------------------------------------------------
+
+
+def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.discovery import find_or_start, running_server, server_file
+
+    if arguments.detach:
+        with _ProgressLine() as report:
+            server = find_or_start(settings, report)
+        print(f"The model server runs at {server.url} (process {server.pid}).")
+        return
+    if server_running := running_server(settings):
+        raise ServerStartFailed(
+            f"A model server runs already, at {server_running.url} (process {server_running.pid}).",
+            "Use it, or end it first: jupyter gemma stop",
+        )
+    print(f"Serving; the address and the token are in {server_file(settings)}.", flush=True)
+    _run_server(settings)
+
+
+def _run_server(settings: Settings) -> None:
+    from importlib.metadata import version
+
+    from jupyter_gemma.server.app import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _exit)
+    serve(_worker(settings), settings, version("jupyter-gemma"))
+
+
+def _exit(number: int, frame: object) -> NoReturn:
+    """End as if by sys.exit, so that the server file is removed."""
+    raise SystemExit(0)
+
+
+def _worker(settings: Settings) -> Worker:
+    from jupyter_gemma.server.worker import Worker
+
+    if settings.engine == "echo":
+        from jupyter_gemma.echo import ECHO_MODELS, find_echo, load_echo
+
+        return Worker(load_echo, lambda: ECHO_MODELS, lambda name: find_echo(name or settings.model))
+    from jupyter_gemma.store import find_model, list_models
+
+    return Worker(
+        functools.partial(_load_engine, settings),
+        lambda: [model.card for model in list_models(settings) if not model.problem],
+        lambda name: find_model(name, settings).card,
+    )
+
+
+def _load_engine(settings: Settings, name: str, progress: ProgressCallback) -> Engine:
+    from jupyter_gemma.engine.engine import load_engine
+    from jupyter_gemma.store import find_model, prepare
+
+    model = find_model(name, settings)
+    return load_engine(prepare(model, progress), model.card, settings, progress)
+
+
+def _status(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.client import Client
+
+    status = Client(settings).status()
+    print("\n".join(f"{key}: {value}" for key, value in status.items() if value not in (None, "")))
+
+
+def _stop(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.client import Client
+
+    print("The model server ends." if Client(settings).stop_server() else "No model server is running.")
+
+
+def _load(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.client import Client
+
+    with _ProgressLine() as report:
+        status = Client(settings, report).load(arguments.name, report)
+    print(f"{status['model']} is loaded.")
+
+
+def _unload(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.client import Client
+
+    stopped = Client(settings).unload()["state"] == "stopped"
+    print("No model server is running." if stopped else "No model is loaded now.")
+
+
+# -- the models --------------------------------------------------------------------------------------------------
+
+
+def _models(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.store import find_model, list_models
+
+    default = find_model("", settings).name
+    rows = [("", "NAME", "SIZE", "TAKES", "")]
+    for model in list_models(settings):
+        takes = ", ".join(model.card.modalities)
+        mark = "*" if model.name == default else ""
+        rows.append((mark, model.name, _size(model.size_bytes), takes, model.problem or model.card.notice))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _pull(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.pull import pull_model
+    from jupyter_gemma.store import REAL_MODEL
+
+    with _ProgressLine() as report:
+        model = pull_model(arguments.name or REAL_MODEL, settings, report, revision=arguments.revision)
+    print(f"{model.name} is installed ({_size(model.size_bytes)}).")
+
+
+def _rm(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.store import remove_model
+
+    model = remove_model(arguments.name, settings)
+    print(f"{model.name} is deleted ({_size(model.size_bytes)}).")
+
+
+# -- words for people --------------------------------------------------------------------------------------------
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.3g} {unit}"
+
+
+class _ProgressLine:
+    """Shows progress on stderr: one line that is written over in a terminal, a line per phase elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown = ""
+
+    def __enter__(self) -> ProgressCallback:
+        return self._report
+
+    def __exit__(self, *error: object) -> None:
+        if self._terminal and self._shown:
+            print(file=sys.stderr)
+
+    def _report(self, progress: Progress) -> None:
+        text = progress.phase
+        if self._terminal and progress.total:
+            text += f"  {100 * progress.done // progress.total} %"
+        if text == self._shown:
+            return
+        width = len(self._shown)
+        self._shown = text
+        print(
+            f"\r{text.ljust(width)}" if self._terminal else text,
+            end="" if self._terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,217 @@
+"""The client of the model server: finds or starts it, streams answers, stops them, maps errors.
+
+The one door for notebooks and for Jupyter Server. With ``settings.base_url`` it talks to that OpenAI-compatible
+server instead and never starts anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from jupyter_gemma.discovery import ServerInfo, find_or_start, running_server
+from jupyter_gemma.errors import BadOption, RequestError, ServerError, ServerLost, from_wire
+from jupyter_gemma.settings import Settings
+from jupyter_gemma.types import Chunk, ModelCard, ProgressCallback, Request
+from jupyter_gemma.wire.answer import AnswerDecoder, card_from_json
+from jupyter_gemma.wire.request import MAX_BODY_BYTES, request_body
+
+if TYPE_CHECKING:
+    import httpx
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+CONNECT_SECONDS = 10.0
+# The local server sends a comment every few seconds; another one may compute a long prompt in silence.
+SILENCE_SECONDS = 600.0
+
+
+class Client:
+    """Asks the model server. Holds no connection: each call finds the server anew, so a dead one is replaced.
+
+    Args:
+        settings: where the server is, or how to start it; ``settings.model`` is asked when a request names none.
+        on_progress: told how far starting the server is.
+    """
+
+    def __init__(self, settings: Settings, on_progress: ProgressCallback | None = None) -> None:
+        self.settings = settings
+        self._on_progress = on_progress
+
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        """The answer, piece by piece; progress comes as chunks of its own, the last one has the finish and usage.
+
+        Closing the generator, or an exception in it such as KeyboardInterrupt, makes the server stop computing.
+
+        Raises:
+            GemmaError: what the server met, as the same class.
+            ServerLost: the connection broke; the next call starts a new server.
+        """
+        base, headers = self._address()
+        body = _encode(request_body(self._named(request)))
+        decoder = AnswerDecoder()
+        with _lines("POST", f"{base}/chat/completions", headers, body) as lines:
+            for line in lines:
+                yield from decoder.feed(line)
+        if not decoder.finished:
+            raise _lost("it ended before the answer was complete")
+        yield from decoder.end()
+
+    def models(self) -> list[ModelCard]:
+        """The cards of the models that the server offers."""
+        base, headers = self._address()
+        return [card_from_json(entry) for entry in _call("GET", f"{base}/models", headers).get("data") or []]
+
+    def status(self) -> dict[str, Any]:
+        """What the server does, see :meth:`Worker.status`; ``state`` is also "stopped" (none runs) or "remote"."""
+        if self.settings.base_url:
+            return {"state": "remote", "url": self.settings.base_url, "model": self.settings.model}
+        server = running_server(self.settings)
+        if server is None:
+            return {"state": "stopped", "model": ""}
+        return {**_call("GET", f"{server.url}/gemma/status", _authorized(server.token)), "url": server.url}
+
+    def load(self, name: str = "", on_progress: ProgressCallback | None = None) -> dict[str, Any]:
+        """Load a model ("": ``settings.model``, else the server's default); the status then.
+
+        Raises:
+            GemmaError: why it cannot be loaded, as :meth:`stream`.
+            BadOption: with ``base_url``, whose server manages its models itself.
+        """
+        server = self._local(start=True)
+        body = _encode({"model": name or self.settings.model})
+        decoder = AnswerDecoder()
+        status: dict[str, Any] = {}
+        with _lines("POST", f"{server.url}/gemma/load", _authorized(server.token), body) as lines:
+            for line in lines:
+                for chunk in decoder.feed(line):
+                    if chunk.progress and on_progress:
+                        on_progress(chunk.progress)
+                if line.startswith("data: {"):
+                    status = json.loads(line.removeprefix("data: "))
+        if not status:
+            raise _lost("it ended before the model was loaded")
+        return status
+
+    def unload(self) -> dict[str, Any]:
+        """Free the model's memory once the answers before are done; the status then."""
+        return self._command("unload")
+
+    def stop_server(self) -> bool:
+        """End the server; whether there was one."""
+        return bool(self._command("stop")["state"] != "stopped")
+
+    def _command(self, name: str) -> dict[str, Any]:
+        if (server := self._local(start=False)) is None:
+            return {"state": "stopped", "model": ""}
+        return _call("POST", f"{server.url}/gemma/{name}", _authorized(server.token))
+
+    def _local(self, start: bool) -> Any:
+        """The local server's :class:`ServerInfo`; None if none runs and ``start`` is False."""
+        if self.settings.base_url:
+            raise BadOption(
+                "base_url is set: that server manages its models itself.", "Unset base_url to use the local one."
+            )
+        return find_or_start(self.settings, self._on_progress) if start else running_server(self.settings)
+
+    def _address(self) -> tuple[str, dict[str, str]]:
+        """Base of the OpenAI routes and the headers to send."""
+        if self.settings.base_url:
+            key = self.settings.api_key
+            return self.settings.base_url.rstrip("/"), _authorized(key) if key else {}
+        server: ServerInfo = self._local(start=True)
+        return f"{server.url}/v1", _authorized(server.token)
+
+    def _named(self, request: Request) -> Request:
+        """``request`` with the model that the settings name; a foreign server needs some name."""
+        name = request.model or self.settings.model
+        if not name and self.settings.base_url:
+            cards = self.models()
+            if not cards:
+                raise ServerError(
+                    f"The server at {self.settings.base_url} offers no model.", "Set model to a name it knows."
+                )
+            name = cards[0].name
+        return replace(request, model=name)
+
+
+def _authorized(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    try:
+        content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"The question cannot be sent as JSON: {error}.") from error
+    if len(content) > MAX_BODY_BYTES:
+        raise RequestError(
+            f"The question takes {len(content)} bytes, more than {MAX_BODY_BYTES}.",
+            "Send fewer or smaller pictures and clips.",
+        )
+    return content
+
+
+def _call(method: str, url: str, headers: dict[str, str]) -> dict[str, Any]:
+    with _lines(method, url, headers) as lines:
+        text = "\n".join(lines)
+    try:
+        answer = json.loads(text)
+    except ValueError as error:
+        raise ServerError(f"{url} did not answer with JSON.", "Check base_url.") from error
+    if not isinstance(answer, dict):
+        raise ServerError(f"{url} did not answer with an object.", "Check base_url.")
+    return answer
+
+
+@contextmanager
+def _lines(method: str, url: str, headers: dict[str, str], body: bytes | None = None) -> Iterator[Iterator[str]]:
+    """The lines of a successful answer, as they come; leaving early closes the connection.
+
+    This machine's own server is reached without the environment's proxies, and without loading certificates.
+    """
+    import httpx
+
+    timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
+    headers = {**headers, "Content-Type": "application/json"}
+    try:
+        local = httpx.URL(url).host in LOCAL_HOSTS
+        with (
+            httpx.Client(trust_env=not local, verify=not local, timeout=timeout) as client,
+            client.stream(method, url, headers=headers, content=body) as response,
+        ):
+            if not response.is_success:
+                raise _refused(response)
+            yield _split(response.iter_bytes())
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise BadOption(f"{url} is no address: {error}.", "Correct base_url: http://host:port/v1.") from error
+    except httpx.ConnectError as error:
+        raise _lost(f"{url} cannot be reached") from error
+    except httpx.TimeoutException as error:
+        raise _lost("it does not answer") from error
+    except httpx.HTTPError as error:
+        raise _lost("the connection broke") from error
+
+
+def _split(pieces: Iterator[bytes]) -> Iterator[str]:
+    """Lines that end in a line feed, and only there: httpx would also split at U+2028 inside a text."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from (line.decode("utf-8", "replace").rstrip("\r") for line in lines)
+    yield rest.decode("utf-8", "replace")
+
+
+def _refused(response: httpx.Response) -> Exception:
+    response.read()
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    return from_wire(response.status_code, body)
+
+
+def _lost(reason: str) -> ServerLost:
+    return ServerLost(f"The model server was lost: {reason}.", "Ask again: a local server is then started anew.")
