@@ -37,6 +37,10 @@ class GemmaError(Exception):
         self.message = message
         self.fix = fix
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the message alone. The traceback stays on the exception for ``%debug``."""
+        return [f"{type(self).__name__}: {self}"]
+
     def to_wire(self) -> dict[str, Any]:
         """OpenAI's error body; ``fix`` is ours and ignored by other clients."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
@@ -154,6 +158,11 @@ def from_wire(status: int, body: object) -> GemmaError:
     if not isinstance(error, dict):
         error = {"message": f"The server answered with HTTP status {status}."}
     by_code = {cls.code: cls for cls in _tree(GemmaError)}
-    by_status: dict[int, type[GemmaError]] = {400: RequestError, 401: NotAuthorized, 403: NotAuthorized, 404: UnknownModel}
+    by_status: dict[int, type[GemmaError]] = {
+        400: RequestError,
+        401: NotAuthorized,
+        403: NotAuthorized,
+        404: UnknownModel,
+    }
     cls = by_code.get(str(error.get("code"))) or by_status.get(status, GemmaError)
     return cls(str(error.get("message", "")), str(error.get("fix") or ""))

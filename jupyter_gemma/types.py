@@ -164,7 +164,8 @@ class ModelCard:
     ``notice`` is one honest line shown with answers ("" for none). ``prompts`` maps a slash command
     ("explain", "transcribe") to the words this model was trained on. ``table_form`` names how a data frame
     is written for it: "digest" (ours, for large models) or "columns" (one line a column, demo model).
-    ``instruct`` False: a base model that continues text and knows no turns.
+    ``instruct`` False: a base model that continues text and knows no turns. ``turns`` False: it was trained on single
+    questions, so earlier turns are not sent to it.
     """
 
     name: str
@@ -172,6 +173,7 @@ class ModelCard:
     notice: str = ""
     modalities: tuple[Modality, ...] = ("text",)
     instruct: bool = True
+    turns: bool = True
     prompts: Mapping[str, str] = field(default_factory=dict)
     table_form: Literal["digest", "columns"] = "digest"
 

@@ -42,6 +42,8 @@ def item_of(value: object, limits: Limits) -> Item:
     Raises:
         BadImage, BadAudio, RequestError: the value is of a known kind but cannot be used.
     """
+    if isinstance(value, Item):
+        return value
     found = _find(_REGISTERED, type(value))
     if found is not None:
         return _as_item(found(value, limits))
@@ -186,14 +188,18 @@ def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def fill(prompt: str, scope: Mapping[str, Any], known: Collection[str], limits: Limits) -> list[tuple[str, Item]]:
-    """``prompt`` with its placeholders replaced: (expression, item) in order; the expression of plain text is ""."""
-    filled: list[tuple[str, Item]] = []
+def fill(prompt: str, scope: Mapping[str, Any], known: Collection[str]) -> list[tuple[str, Any]]:
+    """``prompt`` cut at its placeholders: (expression, value) in order; the words between are items without a name.
+
+    Raises:
+        RequestError: an expression raised.
+    """
+    filled: list[tuple[str, Any]] = []
     for piece in braces.split(prompt, known):
         if isinstance(piece, str):
             filled.append(("", text_item(piece)))
         else:
-            filled.append((piece.expression, item_of(evaluate(piece.expression, scope), limits)))
+            filled.append((piece.expression, evaluate(piece.expression, scope)))
     return filled
 
 
