@@ -6,8 +6,9 @@ here. Nothing is assumed that a checkpoint states itself.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from jupyter_gemma.errors import BadCheckpoint
@@ -175,9 +176,10 @@ def _gemma4_sliding(text: Mapping[str, Any]) -> AttentionConfig:
 
 def _gemma4_full(text: Mapping[str, Any]) -> AttentionConfig:
     rope = text["rope_parameters"]["full_attention"]
-    head_dim = text.get("global_head_dim") or text["head_dim"]
+    own = _full_layer_overrides(text)
+    head_dim = text.get("global_head_dim") or own.get("head_dim") or text["head_dim"]
     shared = bool(text.get("attention_k_eq_v"))
-    kv_heads = text.get("num_global_key_value_heads") if shared else None
+    kv_heads = (text.get("num_global_key_value_heads") if shared else None) or own.get("num_key_value_heads")
     return AttentionConfig(
         heads=text["num_attention_heads"],
         kv_heads=kv_heads or text["num_key_value_heads"],
@@ -187,6 +189,13 @@ def _gemma4_full(text: Mapping[str, Any]) -> AttentionConfig:
         rotary_pairs=int(rope.get("partial_rotary_factor", 1.0) * head_dim // 2),
         value_from_key=shared,
     )
+
+
+def _full_layer_overrides(text: Mapping[str, Any]) -> Mapping[str, Any]:
+    """transformers 5.23 writes the full layers' sizes layer by layer instead of under their global names."""
+    per_layer: Mapping[str, Mapping[str, Any]] = text.get("per_layer_config") or {}
+    full = (str(index) for index, kind in enumerate(text["layer_types"]) if kind == "full_attention")
+    return per_layer.get(next(full, ""), {})
 
 
 def _gemma4_ids(raw: Mapping[str, Any]) -> SpecialIds:
@@ -257,3 +266,19 @@ def _gemma3_ropes(raw: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
         }
     scaling = raw.get("rope_scaling") or {}
     return {"sliding": (raw["rope_local_base_freq"], 1.0), "full": (raw["rope_theta"], scaling.get("factor", 1.0))}
+
+
+def config_to_json(config: ModelConfig) -> str:
+    """As text, for the header of a packed checkpoint."""
+    return json.dumps(asdict(config))
+
+
+def config_from_json(text: str) -> ModelConfig:
+    """The inverse of :func:`config_to_json`. Raises KeyError, TypeError or ValueError for other text."""
+    raw = json.loads(text)
+    raw["layers"] = tuple(raw["layers"])
+    raw["attention"] = {kind: AttentionConfig(**values) for kind, values in raw["attention"].items()}
+    raw["ids"] = SpecialIds(**{**raw["ids"], "eos": tuple(raw["ids"]["eos"])})
+    raw["vision"] = None if raw["vision"] is None else VisionConfig(**raw["vision"])
+    raw["audio"] = None if raw["audio"] is None else AudioConfig(**raw["audio"])
+    return ModelConfig(**raw)
