@@ -149,15 +149,13 @@ def _from_json(file: Path) -> Tokenizer:
 def _from_gguf(file: Path, head: Mapping[str, Any]) -> Tokenizer:
     try:
         tokens = head["tokenizer.ggml.tokens"]
-        types = head["tokenizer.ggml.token_type"]
-        merges = _gguf_merges(head)
-        core = _bpe(tokens, types, merges)
+        core = _bpe(tokens, head["tokenizer.ggml.token_type"], _gguf_merges(head))
+        bos = head.get("tokenizer.ggml.bos_token_id")
+        return Tokenizer(core, "" if bos is None else tokens[bos])
     except KeyError as error:
         raise BadCheckpoint(f"{file} lacks {error}.", "Use a GGUF file of a whole Gemma model.") from None
     except Exception as error:  # as above
         raise BadCheckpoint(f"The vocabulary in {file} cannot be used: {error}", "Fetch the file again.") from error
-    bos = head.get("tokenizer.ggml.bos_token_id")
-    return Tokenizer(core, "" if bos is None else tokens[bos])
 
 
 def _gguf_merges(head: Mapping[str, Any]) -> list[tuple[str, str]]:
