@@ -114,7 +114,9 @@ def prepare(model: InstalledModel, progress: ProgressCallback) -> Path:
 
 
 def remove_model(name: str, settings: Settings) -> InstalledModel:
-    """Delete a model from ``settings.models_dir`` and say what it was. A linked model loses only its link.
+    """Delete a model from ``settings.models_dir``, with its quantised copy, and say what it was.
+
+    A linked model loses only its link.
 
     Raises:
         UnknownModel: nothing of that name is installed.
@@ -128,6 +130,7 @@ def remove_model(name: str, settings: Settings) -> InstalledModel:
         shutil.rmtree(model.path)
     else:
         model.path.unlink()
+    shutil.rmtree(Path(settings.models_dir) / ".packed" / name, ignore_errors=True)
     return model
 
 

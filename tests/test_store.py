@@ -149,9 +149,11 @@ def test_remove_takes_only_what_is_ours(settings: Settings, models_dir: Path, tm
     outside = put_model(tmp_path, "outside", card="{}")
     (models_dir / "linked").symlink_to(outside)
     (models_dir / "one.gguf").write_bytes(gguf_header(general__architecture="gemma3"))
+    for name in ("one", "other"):
+        (models_dir / ".packed" / name).mkdir(parents=True)
     assert remove_model("one", settings).path == models_dir / "one.gguf"
     remove_model("linked", settings)
-    assert list(models_dir.iterdir()) == []
+    assert [path.relative_to(models_dir).as_posix() for path in models_dir.rglob("*")] == [".packed", ".packed/other"]
     assert (outside / "model.safetensors").exists()
     with pytest.raises(ModelError, match="belongs to an installed Python package"):
         remove_model("demo", settings)
