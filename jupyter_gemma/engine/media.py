@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import soxr
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -195,12 +196,12 @@ def read_clip(data: bytes, *, frame: int, rate: int = DEFAULT_RATE, max_seconds:
     if not data:
         raise BadAudio("The clip is empty (0 bytes).", "Check how it was recorded.")
     samples, source_rate = _decode_sound(data, max_seconds)  # [n, channels]
+    _check_length(len(samples) / source_rate, max_seconds)  # a header may know no length
     _check_sound(samples)
     mono = samples.mean(axis=1)
     if source_rate != rate:
-        import librosa  # slow to import, and most clips of notebooks come at the right rate
-
-        mono = librosa.resample(mono, orig_sr=source_rate, target_sr=rate, res_type="soxr_hq")
+        # What librosa.resample does with "soxr_hq", without the seconds that importing librosa costs.
+        mono = soxr.resample(mono, source_rate, rate, quality="HQ")[: math.ceil(len(mono) * rate / source_rate)]
     padded = np.zeros(math.ceil(len(mono) / frame) * frame, dtype=np.float32)
     np.clip(mono, -1, 1, out=padded[: len(mono)])
     return torch.from_numpy(padded).view(-1, frame)
@@ -212,23 +213,25 @@ def _decode_sound(data: bytes, max_seconds: float) -> tuple[NDArray[np.float32],
             _check_length(file.frames / file.samplerate, max_seconds)
             return file.read(dtype="float32", always_2d=True), file.samplerate
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless data without a format
-        samples, rate = _decode_elsewhere(data, error)
-    _check_length(len(samples) / rate, max_seconds)
-    return samples, rate
+        return _decode_elsewhere(data, max_seconds, error)
 
 
-def _decode_elsewhere(data: bytes, reason: Exception) -> tuple[NDArray[np.float32], int]:
-    """Formats of librosa's other readers (M4A, AAC, ... through ffmpeg where it is installed)."""
-    import audioread
-    import librosa
-
+def _decode_elsewhere(data: bytes, max_seconds: float, reason: Exception) -> tuple[NDArray[np.float32], int]:
+    """Formats that librosa reads through programs of the machine (M4A, AAC, ... where ffmpeg is installed)."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # librosa announces that it falls back
+        warnings.simplefilter("ignore")  # librosa calls these readers deprecated
+        import audioread
+        import librosa
+
         file = Path(folder) / "clip"
         file.write_bytes(data)
+        # The first reader knows only WAV and AIFF, which libsndfile has refused, and leaves the file open.
+        readers = audioread.available_backends()[1:]
         try:
-            samples, rate = librosa.load(file, sr=None, mono=False)
-        except (audioread.DecodeError, OSError, EOFError, ValueError, soundfile.LibsndfileError) as error:
+            with audioread.audio_open(str(file), readers) as sound:
+                _check_length(sound.duration, max_seconds)
+                samples, rate = librosa.load(sound, sr=None, mono=False)
+        except (audioread.DecodeError, OSError, EOFError, ValueError) as error:
             raise BadAudio(
                 f"These {len(data)} bytes are not a sound file that can be read ({reason}).",
                 "Send WAV, FLAC, OGG or MP3; M4A and AAC need ffmpeg to be installed.",
