@@ -299,7 +299,8 @@ class Llama:
         options.swa_full = True
         self.context = api.llama_init_from_model(self.model, options)
         assert self.context, f"llama.cpp makes no context for {path}"
-        self.vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model))
+        self.vocabulary = api.llama_model_get_vocab(self.model)
+        self.vocab = api.llama_vocab_n_tokens(self.vocabulary)
         self.length = 0
 
     def reset(self):
@@ -327,6 +328,20 @@ class Llama:
         assert status == 0, f"llama_decode returned {status}"
         self.length += count
         return np.ctypeslib.as_array(self.api.llama_get_logits(self.context), (count, self.vocab)).copy()
+
+    def tokens(self, text):
+        """Ids of ``text``, after <bos>."""
+        data = text.encode()
+        ids = (self.api.llama_token * (len(data) + 2))()
+        count = self.api.llama_tokenize(self.vocabulary, data, len(data), ids, len(ids), True, False)
+        return list(ids[:count])
+
+    def text(self, ids):
+        buffer, out = ctypes.create_string_buffer(256), b""
+        for token in ids:
+            size = self.api.llama_token_to_piece(self.vocabulary, int(token), buffer, len(buffer), 0, True)
+            out += buffer.raw[:size]
+        return out.decode(errors="replace")
 
     def close(self):
         self.api.llama_free(self.context)
