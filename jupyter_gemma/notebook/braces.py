@@ -12,7 +12,7 @@ import ast
 import builtins
 import itertools
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 # Longer contents and more closing braces than these are code, not a placeholder.
@@ -28,8 +28,11 @@ _LITERAL_ZONES = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_LATEX_COMMAND = re.compile(r"\\[A-Za-z]{2,}\*?(?:\[[^\]\n]*\])?(?:\{[^{}\n]*\})*$")
-_NOT_AN_INSERT = (ast.Tuple, ast.Set, ast.Dict, ast.SetComp, ast.DictComp, ast.NamedExpr, ast.Await, ast.Yield)
+_LATEX_COMMAND = re.compile(r"\\[A-Za-z]{2,}\*?(?:\[[^\]\n]*\])?(?:[_^]?\{[^{}\n]*\})*[_^]?$|\^$")
+# "key": value, key: value, x:.2f and lambda: x are no placeholders, whatever follows.
+_PAIR = re.compile(r"""\s*("[^"\n]*"|'[^'\n]*'|\w+)\s*:""")
+_NAME = re.compile(r"[^\W\d]\w*")
+_NOT_AN_INSERT = (ast.Set, ast.Dict, ast.SetComp, ast.DictComp, ast.NamedExpr, ast.Await, ast.Yield)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Hole:
     expression: str
 
 
-def split(prompt: str, known: Collection[str]) -> tuple[str | Hole, ...]:
+def split(prompt: str, known: Set[str]) -> tuple[str | Hole, ...]:
     """Cut ``prompt`` into texts and holes, in their order; neighbouring texts are joined.
 
     Args:
@@ -55,7 +58,7 @@ def split(prompt: str, known: Collection[str]) -> tuple[str | Hole, ...]:
     return tuple(pieces)
 
 
-def _pieces(prompt: str, known: Collection[str]) -> Iterator[str | Hole]:
+def _pieces(prompt: str, known: Set[str]) -> Iterator[str | Hole]:
     zones = [match.span() for match in _LITERAL_ZONES.finditer(prompt)]
     done = 0
     for braces in re.finditer(r"\{+", prompt):
@@ -75,7 +78,7 @@ def _pieces(prompt: str, known: Collection[str]) -> Iterator[str | Hole]:
 
 
 def _is_literal(prompt: str, position: int, zones: list[tuple[int, int]]) -> bool:
-    line_start = prompt.rfind("\n", 0, position) + 1
+    line_start = max(prompt.rfind("\n", 0, position) + 1, position - MAX_LENGTH)
     in_zone = any(start <= position < end for start, end in zones)
     return in_zone or _LATEX_COMMAND.search(prompt, line_start, position) is not None
 
@@ -84,12 +87,16 @@ def _run_length(prompt: str, position: int) -> int:
     return len(prompt) - position - len(prompt[position:].lstrip("}"))
 
 
-def _content(prompt: str, start: int, known: Collection[str]) -> str | None:
+def _content(prompt: str, start: int, known: Set[str]) -> str | None:
     """The text from ``start`` to the brace that closes a placeholder, or None if there is none."""
     line_end = prompt.find("\n", start)
     window = prompt[start : start + MAX_LENGTH if line_end < 0 else min(line_end, start + MAX_LENGTH)]
+    if _PAIR.match(window):
+        return None
     for closing in itertools.islice(re.finditer(r"\}", window), MAX_CLOSINGS):
         content = window[: closing.start()]
+        if known.isdisjoint(_NAME.findall(content)):
+            continue  # parsing is the slow part
         try:
             tree = ast.parse(content.strip(), mode="eval")
         except (SyntaxError, ValueError):  # ValueError: a null byte
@@ -98,11 +105,16 @@ def _content(prompt: str, start: int, known: Collection[str]) -> str | None:
     return None
 
 
-def _is_insert(tree: ast.Expression, known: Collection[str]) -> bool:
-    if isinstance(tree.body, _NOT_AN_INSERT):
+def _is_insert(tree: ast.Expression, known: Set[str]) -> bool:
+    if isinstance(tree.body, _NOT_AN_INSERT) or _is_bare_tuple(tree.body):
         return False
     names = free_names(tree)
     return any(name in known for name in names) and all(name in known or hasattr(builtins, name) for name in names)
+
+
+def _is_bare_tuple(node: ast.expr) -> bool:
+    """``x, y`` is a set in braces; ``(samples, rate)`` is a clip."""
+    return isinstance(node, ast.Tuple) and all(element.col_offset == node.col_offset for element in node.elts[:1])
 
 
 def free_names(tree: ast.AST) -> set[str]:

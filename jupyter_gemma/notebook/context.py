@@ -8,7 +8,7 @@ import difflib
 import inspect
 import pprint
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from jupyter_gemma.errors import BadOption, RequestError
@@ -188,7 +188,7 @@ def evaluate(expression: str, scope: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def fill(prompt: str, scope: Mapping[str, Any], known: Collection[str]) -> list[tuple[str, Any]]:
+def fill(prompt: str, scope: Mapping[str, Any], known: Set[str]) -> list[tuple[str, Any]]:
     """``prompt`` cut at its placeholders: (expression, value) in order; the words between are items without a name.
 
     Raises:
@@ -203,7 +203,7 @@ def fill(prompt: str, scope: Mapping[str, Any], known: Collection[str]) -> list[
     return filled
 
 
-def attach(expressions: str, scope: Mapping[str, Any], known: Collection[str]) -> list[tuple[str, Any]]:
+def attach(expressions: str, scope: Mapping[str, Any], known: Set[str]) -> list[tuple[str, Any]]:
     """The values of ``--with a,b,c``: (expression, value) for every expression of the list.
 
     Raises:

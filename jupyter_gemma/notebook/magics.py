@@ -21,6 +21,7 @@ from jupyter_gemma.notebook.options import Options, help_lines, parse
 from jupyter_gemma.types import ImagePart
 
 _COMMAND = re.compile(r"/(?P<name>[a-z]+)(?=\s|$)")
+_QUESTION = re.compile(r"^(?P<before>\s*(?:[\w.,\[\]'\" ]+=\s*)?)%gemma[ \t]+(?P<prompt>\S.*\?)[ \t]*$", re.MULTILINE)
 
 
 class Pictures:
@@ -96,16 +97,16 @@ class GemmaMagics(Magics):
             raise UsageError("There is no prompt. %gemma /help shows how to ask.")
         return self.asker.ask(labelled, options, view, self.conversation)
 
-    def _known(self, scope: Mapping[str, Any]) -> list[str]:
+    def _known(self, scope: Mapping[str, Any]) -> set[str]:
         """The user's own variables; IPython's are hidden, but for ``_`` and ``Out``, unless they were assigned."""
         hidden = self.ip.user_ns_hidden
-        return [
+        return {
             name
             for name, value in scope.items()
             if name in ("_", "__", "___", "Out") or name not in hidden or hidden[name] is not value
-        ]
+        }
 
-    def _attached(self, options: Options, scope: Mapping[str, Any], known: list[str]) -> list[Labelled]:
+    def _attached(self, options: Options, scope: Mapping[str, Any], known: set[str]) -> list[Labelled]:
         try:
             return attach(options.attach, scope, known) if options.attach else []
         except BadOption as error:
@@ -194,13 +195,27 @@ def _is_explainable(value: object) -> bool:
     return any(isinstance(part, ImagePart) for part in item_of(value, Limits(rows=0)).parts)
 
 
-def load(shell: Any) -> None:
+def keep_question_marks(lines: list[str]) -> list[str]:
+    """Let ``%gemma What is this?`` be a question: IPython would look up help for the last word.
+
+    An IPython line transform; ``%gemma?`` still shows the help of the magic.
+    """
+    return [_QUESTION.sub(_as_call, line) for line in lines]
+
+
+def _as_call(line: re.Match[str]) -> str:
+    return f"{line['before']}get_ipython().run_line_magic('gemma', {line['prompt']!r})"
+
+
+def load(shell: Any, gemma: Gemma | None = None) -> GemmaMagics:
     """Add the magic to ``shell`` and remember what it hides."""
-    magics = GemmaMagics(shell)
+    magics = GemmaMagics(shell, gemma)
     magics.before = {kind: shell.magics_manager.magics[kind].get("gemma") for kind in ("line", "cell")}
     shell.register_magics(magics)
+    shell.input_transformer_manager.line_transforms.append(keep_question_marks)
     if hasattr(shell.display_pub, "register_hook"):
         shell.display_pub.register_hook(magics.pictures)
+    return magics
 
 
 def unload(shell: Any) -> None:
@@ -211,5 +226,6 @@ def unload(shell: Any) -> None:
         del table["gemma"]
         if before is not None:
             table["gemma"] = before
+    shell.input_transformer_manager.line_transforms.remove(keep_question_marks)
     if hasattr(shell.display_pub, "unregister_hook"):
         shell.display_pub.unregister_hook(magics.pictures)

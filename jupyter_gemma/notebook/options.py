@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import keyword
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from jupyter_gemma.errors import BadOption
 from jupyter_gemma.types import Sampling
 
 IMAGE_TOKENS = (70, 140, 280, 560, 1120)
+# Python hands in objects and takes answers by itself, and keeps no conversation.
+MAGIC_ONLY = ("attach", "out", "new", "history")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Options:
             "max_tokens": (self.max_tokens is None or self.max_tokens > 0, "a whole number above 0"),
             "image_tokens": (self.image_tokens in (None, *IMAGE_TOKENS), f"one of {', '.join(map(str, IMAGE_TOKENS))}"),
             "rows": (self.rows >= 0, "a whole number, 0 for no cell values"),
-            "out": (not self.out or self.out.isidentifier(), "a variable name"),
+            "out": (not self.out or _is_variable(self.out), "a variable name"),
         }
         for name, (good, wanted) in checks.items():
             if not good:
@@ -56,6 +59,10 @@ class Options:
     def sampling(self) -> Sampling:
         """The options that choose tokens."""
         return Sampling(temperature=self.temperature, seed=self.seed, max_tokens=self.max_tokens)
+
+
+def _is_variable(name: str) -> bool:
+    return name.isidentifier() and not keyword.iskeyword(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,7 @@ def from_keywords(keywords: Mapping[str, Any]) -> Options:
     Raises:
         BadOption: a name that no option has; the nearest is named.
     """
-    names = [field.name for field in fields(Options)]
+    names = [field.name for field in fields(Options) if field.name not in MAGIC_ONLY]
     for name in keywords:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)

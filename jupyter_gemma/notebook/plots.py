@@ -33,7 +33,11 @@ def from_figure(figure: Any, limits: Limits) -> Item:
 
 def _reaches_out(figure: Any, width: float, height: float) -> bool:
     """Whether something, as a legend beside the axes, would be cut off at the edge of the figure."""
-    box = figure.get_tightbbox()
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    # A renderer of our own: the one an SVG or PDF canvas lends leaves the figure with another dpi. It draws nothing.
+    measure = RendererAgg(1, 1, figure.dpi)  # type: ignore[no-untyped-call]
+    box = figure.get_tightbbox(measure)
     slack = 0.01 * max(width, height)
     return bool(box.x0 < -slack or box.y0 < -slack or box.x1 > width + slack or box.y1 > height + slack)
 

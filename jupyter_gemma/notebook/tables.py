@@ -5,6 +5,7 @@ pandas is only used through the frame that was handed in. The frame is never cha
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,8 +46,12 @@ def _column_line(frame: Any, at: int, limits: Limits) -> str:
     name, column = _name(frame, at), frame.iloc[:, at]
     if not _is_number(column) or not column.notna().any():
         return f"{name}: text {_labels(column)[0].nunique()} unique"
-    low, mean, high = (round(float(value)) for value in (column.min(), column.mean(), column.max()))
+    low, mean, high = (_whole(float(value)) for value in (column.min(), column.mean(), column.max()))
     return f"{name}: mean {mean} min {low} max {high}" if limits.rows else f"{name}: mean {mean}"
+
+
+def _whole(value: float) -> str:
+    return str(round(value)) if math.isfinite(value) else str(value)
 
 
 def _digest(frame: Any, limits: Limits) -> str:
@@ -89,6 +94,11 @@ def _facts_writer(column: Any) -> Callable[[Any, Limits], list[str]]:
 
 
 def _number_facts(column: Any, limits: Limits) -> list[str]:
+    with sys.modules["numpy"].errstate(invalid="ignore"):  # infinities have no spread
+        return _number_words(column, limits)
+
+
+def _number_words(column: Any, limits: Limits) -> list[str]:
     column, where = _sample(column, EXACT_NUMBERS)
     facts = [f"mean {_short(column.mean())}", f"std {_short(column.std())}"]
     if not limits.rows:

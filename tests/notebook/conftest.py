@@ -1,0 +1,93 @@
+"""A shell whose cells raise, and a client that plays chunks and remembers what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from jupyter_gemma.notebook.api import Gemma
+from jupyter_gemma.notebook.magics import GemmaMagics, load
+from jupyter_gemma.settings import Settings
+from jupyter_gemma.types import Chunk, ModelCard, Request, Usage
+
+USAGE = Usage(text_tokens=7, image_tokens=48, completion_tokens=4, decode_seconds=0.5)
+
+
+class FakeClient:
+    """Plays ``chunks`` to every question; an exception among them is raised there."""
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.chunks: list[Chunk | BaseException] = [
+            Chunk(text="It "),
+            Chunk(text="rises."),
+            Chunk(finish="stop", usage=USAGE),
+        ]
+        self.cards = [
+            ModelCard(
+                "demo",
+                notice="Often wrong.",
+                modalities=("text", "image", "audio"),
+                turns=False,
+                prompts={"explain": "Explain this plot.", "transcribe": "Transcribe it."},
+                table_form="columns",
+            ),
+            ModelCard("big", modalities=("text", "image", "audio")),
+            ModelCard("base", instruct=False),
+        ]
+        self.requests: list[Request] = []
+        self.closed_early = 0
+
+    def models(self) -> list[ModelCard]:
+        return self.cards
+
+    def status(self) -> dict[str, Any]:
+        return {"state": "ready", "model": "demo"}
+
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        self.requests.append(request)
+        finished = False
+        try:
+            for chunk in list(self.chunks):
+                if isinstance(chunk, BaseException):
+                    raise chunk
+                yield chunk
+            finished = True
+        finally:
+            self.closed_early += not finished
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient()
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch) -> Iterator[InteractiveShell]:
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    InteractiveShell.clear_instance()
+    made = InteractiveShell.instance()
+    made.history_manager.enabled = False
+    yield made
+    made.history_manager.end_session()
+    InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def magics(shell, client) -> GemmaMagics:
+    return load(shell, Gemma(client))
+
+
+@pytest.fixture
+def run(shell, magics):
+    """Run a cell; the value of its last line comes back, its exception is raised."""
+
+    def run_cell(source: str) -> Any:
+        result = shell.run_cell(source, store_history=True)
+        result.raise_error()
+        return result.result
+
+    return run_cell
