@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,8 +25,9 @@ from jupyter_gemma.engine.tokenizer import Detokenizer, load_tokenizer
 from jupyter_gemma.errors import BadOption
 from jupyter_gemma.model import ops
 from jupyter_gemma.model.cache import SequenceCache
-from jupyter_gemma.model.checkpoint import load
+from jupyter_gemma.model.checkpoint import Quantization, load
 from jupyter_gemma.model.decoder import Gemma, Prompt, Span
+from jupyter_gemma.model.placement import DeviceName
 from jupyter_gemma.settings import Settings
 from jupyter_gemma.types import Chunk, FinishReason, ModelCard, Progress, ProgressCallback, Request, Usage
 
@@ -108,8 +110,12 @@ class GemmaEngine:
             if answer.finish is None:
                 logits = self._write(answer, token)
         yield from answer.flush()
-        seconds = {"prefill_seconds": first - begin, "decode_seconds": time.perf_counter() - first}
-        usage = replace(answer.usage, completion_tokens=answer.written, **seconds)
+        usage = replace(
+            answer.usage,
+            completion_tokens=answer.written,
+            prefill_seconds=first - begin,
+            decode_seconds=time.perf_counter() - first,
+        )
         yield Chunk(finish=answer.finish, usage=usage)
 
     def close(self) -> None:
@@ -200,15 +206,15 @@ def load_engine(path: Path, card: ModelCard, settings: Settings, progress: Progr
     packed = Path(settings.models_dir) / ".packed"
     loaded = load(
         path,
-        quantization=settings.quantization,
-        device=settings.device,
+        quantization=cast(Quantization, settings.quantization),
+        device=cast(DeviceName, settings.device),
         max_memory=settings.max_memory or None,
         offload_dir=packed,
         cache_dir=packed,
         progress=progress,
     )
     config = loaded.config
-    loaded.model.use(ops.choose_int4(settings.ops, settings.device))
+    loaded.model.use(ops.choose_int4(cast(ops.OpsChoice, settings.ops), loaded.model.norm.weight.device.type))
     builder = PromptBuilder(
         config=config,
         tokenizer=tokenizer,

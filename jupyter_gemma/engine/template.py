@@ -17,10 +17,10 @@ import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from jupyter_gemma.engine.metadata import read_metadata
 from jupyter_gemma.engine.tokenizer import Tokenizer, gguf_file, read_json
 from jupyter_gemma.engine.turns import IMAGE, gemma3_turns, gemma4_turns, plain_text
 from jupyter_gemma.errors import BadCheckpoint, RequestError
+from jupyter_gemma.model.gguf_head import read_head
 from jupyter_gemma.types import AudioPart, ImagePart, Message, TextPart, ToolCall, VideoPart
 
 #: Writes HF messages, tool declarations and the thinking switch as text.
@@ -183,7 +183,7 @@ def _source(path: Path) -> str | None:
     if isinstance(found, list):  # several named ones
         found = {item["name"]: item["template"] for item in found}.get("default")
     if found is None and not (path / "tokenizer.json").is_file() and (weights := gguf_file(path)):
-        found = read_metadata(weights).get("tokenizer.chat_template")
+        found = read_head(weights).metadata.get("tokenizer.chat_template")
     return found
 
 

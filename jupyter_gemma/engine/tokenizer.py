@@ -15,8 +15,8 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers
 
-from jupyter_gemma.engine.metadata import read_metadata
 from jupyter_gemma.errors import BadCheckpoint
+from jupyter_gemma.model.gguf_head import read_head
 
 SPACE = "\u2581"
 _BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
@@ -108,7 +108,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise BadCheckpoint(
             f"{path} has neither tokenizer.json nor a .gguf file.", "Fetch the checkpoint with its tokenizer."
         )
-    return _from_gguf(file, read_metadata(file))
+    return _from_gguf(file, read_head(file).metadata)
 
 
 def gguf_file(path: Path) -> Path | None:

@@ -10,7 +10,6 @@ import gguf
 import pytest
 
 import jupyter_gemma
-from jupyter_gemma.engine.metadata import read_metadata
 from jupyter_gemma.engine.tokenizer import Tokenizer, load_tokenizer, merges_from_scores
 from jupyter_gemma.errors import BadCheckpoint
 
@@ -236,34 +235,6 @@ def test_the_media_projector_is_no_vocabulary(tmp_path, gemma4_parts):
     (tmp_path / "a-mmproj.gguf").write_bytes(b"GGUF")
     write_vocabulary(tmp_path / "model.gguf", tokens, types, merges=merges)
     assert load_tokenizer(tmp_path).size == len(tokens)
-
-
-# ------------------------------------------------------------------------------------------------ the head of GGUF
-
-
-def test_metadata_equals_the_reader_of_the_gguf_library(tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "gemma4")
-    writer.add_uint8("a.u8", 200)
-    writer.add_int8("a.i8", -5)
-    writer.add_uint16("a.u16", 60000)
-    writer.add_int16("a.i16", -300)
-    writer.add_uint32("a.u32", 2**31)
-    writer.add_int32("a.i32", -7)
-    writer.add_uint64("a.u64", 2**40)
-    writer.add_int64("a.i64", -(2**40))
-    writer.add_float32("a.f32", 0.5)
-    writer.add_float64("a.f64", 1e-9)
-    writer.add_bool("a.yes", True)
-    writer.add_string("a.text", "é\n")
-    writer.add_array("a.bools", [True, False])
-    writer.add_array("a.words", ["x", "", "▁"])
-    writer.add_array("a.numbers", [1, 2, 3])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    fields = gguf.GGUFReader(tmp_path / "m.gguf").fields
-    theirs = {key: field.contents() for key, field in fields.items() if not key.startswith("GGUF.")}
-    assert read_metadata(tmp_path / "m.gguf") == theirs
 
 
 # ------------------------------------------------------------------------------------------------ errors
