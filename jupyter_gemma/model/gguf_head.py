@@ -91,6 +91,8 @@ class _Cursor:
         metadata = {self._string(): self._value(self._number("<I")) for _ in range(keys)}
         entries = [self._tensor() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"its alignment is {alignment!r}")
         begin = -(-self._at // alignment) * alignment
         return Head(self._path, metadata, {entry.key: replace(entry, offset=begin + entry.offset) for entry in entries})
 
@@ -99,6 +101,8 @@ class _Cursor:
         key, dimensions = self._string(), self._number("<I")
         shape = tuple(self._number("<Q") for _ in range(dimensions))
         type_, offset = gguf.GGMLQuantizationType(self._number("<I")), self._number("<Q")
+        if not shape or 0 in shape or shape[0] % gguf.GGML_QUANT_SIZES[type_][0]:
+            raise ValueError(f"its tensor {key} has the shape {list(shape[::-1])} in type {type_.name}")
         return Entry(self._path, key, type_, offset, shape[::-1])
 
     def _bytes(self, count: int) -> bytes:
@@ -121,7 +125,7 @@ class _Cursor:
         return self._string() if kind == _STRING else self._number(_SCALARS[kind])
 
     def _array(self, kind: int, count: int) -> list[Any]:
-        if kind not in _SCALARS:
-            return [self._value(kind) for _ in range(count)]
+        if kind == _STRING:
+            return [self._string() for _ in range(count)]
         form = np.dtype(_SCALARS[kind])
         return list(np.frombuffer(self._bytes(count * form.itemsize), form).tolist())

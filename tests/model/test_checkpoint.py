@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from jupyter_gemma.model.checkpoint import LoadedModel, load, open_source, plan_
 from jupyter_gemma.model.config import config_from_hf, config_from_json, config_to_json
 from jupyter_gemma.model.decoder import Prompt, SoftTokens
 from jupyter_gemma.model.quant import dequantize, quantize
+from jupyter_gemma.model.weights import weight_shapes
 from jupyter_gemma.types import Progress
 
 Make = Callable[..., Any]
@@ -322,8 +324,8 @@ print(status("VmHWM") - before, loaded.resident_bytes)
 
 @pytest.fixture(scope="module")
 def sharded(request: pytest.FixtureRequest) -> Any:
-    """Six bfloat16 shards of 121 MB; one layer each, the embedding in the last."""
-    hidden, inner, rows = 2048, 7168, 24000
+    """Six bfloat16 shards of 90 MB, one layer each; the last has the embedding too."""
+    hidden, inner, rows = 1792, 6016, 12000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         raw = _large_config(hidden, inner, rows)
@@ -366,8 +368,8 @@ def _large_config(hidden: int, inner: int, rows: int) -> dict[str, Any]:
         "vocab_size": rows,
         "hidden_size": hidden,
         "intermediate_size": inner,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 14,
         "head_dim": 128,
         "query_pre_attn_scalar": 128,
         "layer_types": [*["sliding_attention"] * 5, "full_attention"],
@@ -415,3 +417,24 @@ def test_packed_weights_are_mapped_privately(gemma4_folder: Path, tmp_path: Path
         before = packed.get_tensor(name).clone()
         loaded.model.get_parameter(name).data.zero_()
         assert torch.equal(packed.get_tensor(name), before)
+
+
+def test_the_12b_has_as_many_tensors_and_parameters_as_published(gemma4_raw: dict[str, Any]) -> None:
+    gemma4_raw["text_config"].update(
+        vocab_size=262144,
+        hidden_size=3840,
+        intermediate_size=15360,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=256,
+        global_head_dim=512,
+        layer_types=[*["sliding_attention"] * 5, "full_attention"] * 8,
+    )
+    gemma4_raw["vision_config"] = {
+        **{"patch_size": 16, "pooling_kernel_size": 3, "rms_norm_eps": 1e-6},
+        **{"mm_embed_dim": 3840, "mm_posemb_size": 1120},
+    }
+    gemma4_raw["audio_config"]["audio_embed_dim"] = 640
+    shapes = weight_shapes(config_from_hf(gemma4_raw))
+    assert len(shapes) == 677
+    assert sum(math.prod(shape) for shape in shapes.values()) == 11_959_730_224

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from jupyter_gemma.errors import BadCheckpoint
-from jupyter_gemma.model.checkpoint import open_source, plan_kinds
+from jupyter_gemma.model.checkpoint import load, open_source, plan_kinds
+from jupyter_gemma.model.decoder import Prompt
 from jupyter_gemma.model.gguf import GgufSource, repack
 from jupyter_gemma.model.gguf_head import read_head
 from jupyter_gemma.model.quant import Quantized, dequantize
@@ -247,3 +248,41 @@ def test_real_270m_weights_open(tmp_path: Path) -> None:
     reader = read_head(file).tensors["token_embd.weight"]
     theirs = gguf.quants.dequantize(np.array(reader.rows()[:64]), reader.type)
     assert torch.equal(dequantize(table), torch.from_numpy(theirs))
+
+
+def test_a_q4_0_file_computes_what_its_expanded_weights_compute(
+    tmp_path: Path,
+    gemma4_raw: dict[str, Any],
+    make_weights: Make,
+    make_gemma4_gguf: Make,
+    make_mmproj: Make,
+    make_hf: Make,
+) -> None:
+    weights = make_weights(gemma4_raw)
+    make_gemma4_gguf(tmp_path / "gguf" / "model.gguf", gemma4_raw, weights, q4_like_the_official_file)
+    make_mmproj(tmp_path / "gguf" / "projector.gguf", gemma4_raw, weights)
+    ours = load(tmp_path / "gguf", device="cpu")
+    assert set(ours.kinds.values()) == {"int4", "float"}
+    for name, kind in ours.kinds.items():
+        if kind == "int4":
+            blocks = gguf.quants.quantize(weights[name].float().numpy(), T.Q4_0)
+            weights[name] = torch.from_numpy(gguf.quants.dequantize(blocks, T.Q4_0))
+    theirs = load(make_hf(tmp_path / "hf", gemma4_raw, weights), device="cpu")
+    prompt = Prompt(torch.arange(20, 50))
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.model.logits_of(prompt), theirs.model.logits_of(prompt), rtol=1e-5, atol=1e-5)
+
+
+def test_damaged_heads_are_refused_or_read_but_never_crash(gemma4_gguf: Path) -> None:
+    data, numbers = gemma4_gguf.read_bytes(), np.random.default_rng(0)
+    end = min(entry.offset for entry in read_head(gemma4_gguf).tensors.values())
+    refused = 0
+    for place, value in zip(numbers.integers(0, end, 150), numbers.integers(0, 256, 150), strict=True):
+        damaged = bytearray(data)
+        damaged[place] = value
+        gemma4_gguf.write_bytes(damaged)
+        try:
+            open_source(gemma4_gguf)
+        except BadCheckpoint:
+            refused += 1
+    assert refused > 50

@@ -167,7 +167,7 @@ def test_a_full_disk_is_an_error_when_weights_must_be_read_from_it(
     gemma4_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed.os, "fsync", full_disk)
-    with pytest.raises(OutOfMemory, match="cannot be written .*Free disk space"):
+    with pytest.raises(OutOfMemory, match=r"cannot be written .*Free disk space"):
         load(gemma4_folder, device="cpu", max_memory={"cpu": 1000}, offload_dir=tmp_path / "cache")
 
 
