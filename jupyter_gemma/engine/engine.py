@@ -203,7 +203,7 @@ def load_engine(path: Path, card: ModelCard, settings: Settings, progress: Progr
         torch.set_num_threads(settings.threads)
     progress(Progress("reading the tokenizer"))
     tokenizer = load_tokenizer(path)
-    packed = Path(settings.models_dir) / ".packed"
+    packed = Path(settings.models_dir) / ".packed" / card.name
     loaded = load(
         path,
         quantization=cast(Quantization, settings.quantization),
