@@ -76,7 +76,8 @@ def bundle(answer: Answer, status: str = "") -> dict[str, str]:
     facts = _facts(answer) if answer.finish else []
     pictures = "".join(f"![sent]({_data_uri(data)}) " for data in answer.thumbnails) if answer.finish else ""
     small = [f"<sub>{line}</sub>" for line in facts]
-    markdown = [harmless(answer.text) or f"*{status}*", *([f"{pictures}{small[0]}", *small[1:]] if small else [])]
+    waiting = f"*{status}*" if status else ""
+    markdown = [harmless(answer.text) or waiting, *([f"{pictures}{small[0]}", *small[1:]] if small else [])]
     plain = [answer.text or status, *(f"[{line}]" for line in facts)]
     return {"text/markdown": "\n\n".join(markdown), "text/plain": "\n\n".join(plain)}
 
@@ -217,7 +218,7 @@ def collect(chunks: Iterator[Chunk], answer: Answer, view: View) -> Answer:
         close(chunks)
         raise Stopped(view.finish(replace(answer, finish="cancelled"))) from interrupt
     except GemmaError:
-        view.finish(replace(answer, finish="cancelled"))
+        view.finish(replace(answer, finish="cancelled") if answer.text else answer)
         raise
     finally:
         close(chunks)
