@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from jupyter_gemma.errors import BadOption, GemmaError, ServerStartFailed
 from jupyter_gemma.settings import Settings, load_settings, parse_setting
-from jupyter_gemma.types import Engine, Progress, ProgressCallback
+from jupyter_gemma.types import Engine, ModelCard, Progress, ProgressCallback
 
 if TYPE_CHECKING:
     from jupyter_gemma.server.worker import Worker
@@ -124,13 +124,22 @@ def _worker(settings: Settings) -> Worker:
         from jupyter_gemma.echo import ECHO_MODELS, find_echo, load_echo
 
         return Worker(load_echo, lambda: ECHO_MODELS, lambda name: find_echo(name or settings.model))
-    from jupyter_gemma.store import find_model, list_models
+    from jupyter_gemma.store import find_model
 
     return Worker(
         functools.partial(_load_engine, settings),
-        lambda: [model.card for model in list_models(settings) if not model.problem],
+        lambda: _cards(settings),
         lambda name: find_model(name, settings).card,
     )
+
+
+def _cards(settings: Settings) -> list[ModelCard]:
+    """The cards of all usable models. The default comes first: clients that name no model take its card."""
+    from jupyter_gemma.store import find_model, list_models
+
+    default = find_model("", settings).name
+    cards = [model.card for model in list_models(settings) if not model.problem]
+    return sorted(cards, key=lambda card: card.name != default)
 
 
 def _load_engine(settings: Settings, name: str, progress: ProgressCallback) -> Engine:
