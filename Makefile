@@ -9,7 +9,8 @@ demo: .venv/.demo  ## run the quickstart notebook and print each question and an
 	$(BIN)/python examples/run.py examples/quickstart.ipynb
 
 test: .venv/.test  ## run all tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q tests/browser
+	$(BIN)/python -m pytest -q --ignore=tests/browser
 
 check: .venv/.dev  ## lint, format check, types
 	$(BIN)/ruff check .

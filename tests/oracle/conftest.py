@@ -270,12 +270,12 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def llama_cpp():
-    """The module; absent, the test is skipped, or fails where GEMMA_REQUIRE_ORACLE is set."""
+    """The module; absent, the test is skipped, or fails where GEMMA_REQUIRE_ALL is set."""
     try:
         import llama_cpp
     except ImportError as error:
         reason = f"llama-cpp-python is not installed ({error}); pip install 'jupyter-gemma[oracle]'"
-        if os.environ.get("GEMMA_REQUIRE_ORACLE"):
+        if os.environ.get("GEMMA_REQUIRE_ALL"):
             pytest.fail(reason)
         pytest.skip(reason)
     return llama_cpp
