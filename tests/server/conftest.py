@@ -108,7 +108,9 @@ def serving(
 
     yield start
     for served in running:
-        with contextlib.suppress(httpx.HTTPError), served.http:
-            served.http.post("/gemma/stop")
+        served.http.close()
+        headers = {"Authorization": f"Bearer {served.info.token}"}
+        with contextlib.suppress(httpx.ConnectError):
+            httpx.post(f"{served.info.url}/gemma/stop", headers=headers, trust_env=False)
         served.thread.join(20)
         assert not served.thread.is_alive()
