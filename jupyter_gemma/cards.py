@@ -64,7 +64,7 @@ def _card_checks(content: Mapping[str, Any]) -> dict[str, bool]:
     """Key -> whether its value fits, for the keys that ``content`` has."""
     modalities, prompts = content.get("modalities"), content.get("prompts")
     checks = {key: isinstance(content.get(key), str) for key in ("name", "title", "notice")}
-    checks |= {key: isinstance(content.get(key), bool) for key in ("instruct", "turns")}
+    checks |= {key: isinstance(content.get(key), bool) for key in ("instruct", "turns", "extras")}
     checks["modalities"] = isinstance(modalities, list) and set(modalities) <= set(get_args(Modality))
     checks["prompts"] = isinstance(prompts, dict) and all(isinstance(value, str) for value in prompts.values())
     checks["table_form"] = content.get("table_form") in ("digest", "columns")

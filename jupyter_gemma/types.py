@@ -165,7 +165,8 @@ class ModelCard:
     ("explain", "transcribe") to the words this model was trained on. ``table_form`` names how a data frame
     is written for it: "digest" (ours, for large models) or "columns" (one line a column, demo model).
     ``instruct`` False: a base model that continues text and knows no turns. ``turns`` False: it was trained on single
-    questions, so earlier turns are not sent to it.
+    questions, so earlier turns are not sent to it. ``extras`` False: it knows only the words it was trained on, so nothing
+    is added to a question: no axis texts beside a plot, no words about the form of the answer.
     """
 
     name: str
@@ -174,6 +175,7 @@ class ModelCard:
     modalities: tuple[Modality, ...] = ("text",)
     instruct: bool = True
     turns: bool = True
+    extras: bool = True
     prompts: Mapping[str, str] = field(default_factory=dict)
     table_form: Literal["digest", "columns"] = "digest"
 
