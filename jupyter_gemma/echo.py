@@ -11,12 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jupyter_gemma.errors import BadCheckpoint, GemmaError, UnknownModel
 from jupyter_gemma.types import (
     AudioPart,
     Chunk,
+    EngineStatus,
     FinishReason,
     ImagePart,
     Message,
@@ -82,6 +83,22 @@ class EchoEngine:
         if not reply.chunks or reply.chunks[-1].finish is None:
             yield _last(request, "stop", done, started)
 
+    def render(self, request: Request) -> str:
+        """See :meth:`jupyter_gemma.types.Engine.render`: a line for each message."""
+        return "".join(f"{message.role}: {describe(message)}\n" for message in request.messages)
+
+    def count(self, request: Request) -> Usage:
+        """See :meth:`jupyter_gemma.types.Engine.count`: a token a word, picture and clip."""
+        return _count(request)
+
+    def tokenize(self, text: str) -> list[int]:
+        """See :meth:`jupyter_gemma.types.Engine.tokenize`: the lengths of the words."""
+        return [len(word) for word in text.split()]
+
+    def status(self) -> EngineStatus:
+        """See :meth:`jupyter_gemma.types.Engine.status`."""
+        return EngineStatus(requests=len(self.requests), steps=self.steps)
+
     def close(self) -> None:
         """See :meth:`jupyter_gemma.types.Engine.close`."""
         self.closed.set()
@@ -112,15 +129,18 @@ def _describe(part: Part) -> str:
     return f"[{'picture' if isinstance(part, ImagePart) else 'sound'} of {len(part.data)} bytes]"
 
 
-def _last(request: Request, finish: FinishReason, completion_tokens: int, started: float) -> Chunk:
+def _count(request: Request) -> Usage:
     parts = [part for message in request.messages for part in message.parts]
-    usage = Usage(
+    return Usage(
         text_tokens=sum(len(part.text.split()) for part in parts if isinstance(part, TextPart)),
         image_tokens=sum(isinstance(part, ImagePart | VideoPart) for part in parts),
         audio_tokens=sum(isinstance(part, AudioPart) for part in parts),
-        completion_tokens=completion_tokens,
-        decode_seconds=time.perf_counter() - started,
     )
+
+
+def _last(request: Request, finish: FinishReason, completion_tokens: int, started: float) -> Chunk:
+    seconds = time.perf_counter() - started
+    usage = replace(_count(request), completion_tokens=completion_tokens, decode_seconds=seconds)
     return Chunk(finish=finish, usage=usage)
 
 

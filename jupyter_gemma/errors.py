@@ -14,6 +14,7 @@
     └── ServerError           503  between client and server
         ├── ServerNotRunning  503  no server, and none may be started
         ├── ServerStartFailed 503  the server did not come up
+        ├── ServerBusy        503  too many requests wait already
         ├── ServerLost        502  the connection broke while waiting or answering
         └── NotAuthorized     401  the token is missing or wrong
 
@@ -128,6 +129,12 @@ class ServerStartFailed(ServerError):
     """The server did not come up."""
 
     code = "server_start_failed"
+
+
+class ServerBusy(ServerError):
+    """Too many requests wait already."""
+
+    code = "server_busy"
 
 
 class ServerLost(ServerError):

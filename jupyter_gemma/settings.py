@@ -47,6 +47,12 @@ class Settings(Configurable):
         key_trait=Unicode(), help='Limit per device, as {"cpu": "6GB"}; what does not fit is read from disk.'
     ).tag(config=True)
     context_length = Int(0, help="Tokens a conversation may have; 0: what the model allows.").tag(config=True)
+    cache_memory = Unicode(
+        "",
+        help='Memory for the keys and values of running and kept conversations, as "4GB"; '
+        "empty: half of what is free once the model is loaded.",
+    ).tag(config=True)
+    max_waiting = Int(256, help="Requests that may wait for their turn; more are refused.").tag(config=True)
     prefill_chunk = Int(512, help="Prompt tokens computed between two looks at Stop.").tag(config=True)
     ops = Enum(["auto", "plain"], "auto", help="plain: compute with ordinary torch only, no fast kernels.").tag(
         config=True

@@ -86,7 +86,8 @@ class Sampling:
     """How the next token is chosen. ``None`` means: what the checkpoint's generation_config.json says.
 
     temperature 0 is greedy. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1 switch the
-    filter off. ``seed`` makes a sampled answer repeatable on one device and build.
+    filter off. ``seed`` makes a sampled answer repeatable on one device and build. ``logprobs``: report the chance
+    of each token of the answer, and of that many alternatives (0 to 20).
     """
 
     temperature: float | None = None
@@ -97,6 +98,19 @@ class Sampling:
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """The form an answer must have; thoughts and tool calls are free of it.
+
+    ``kind`` and ``value``: "json" (any JSON object; no value), "json_schema" (the schema), "regex" (the whole answer
+    matches it), "choice" (a list of texts; the answer is one of them).
+    """
+
+    kind: Literal["json", "json_schema", "regex", "choice"]
+    value: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +119,7 @@ class Request:
 
     ``model`` "" means the server's default. ``image_tokens`` is the budget of soft tokens a picture gets
     (70, 140, 280, 560 or 1120; None: the checkpoint's own). ``tools`` are OpenAI function declarations.
+    ``client`` names who asks: clients take turns when there is more to do than fits; "" shares one turn.
     """
 
     messages: tuple[Message, ...]
@@ -113,6 +128,8 @@ class Request:
     thinking: bool = False
     image_tokens: int | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
+    constraint: Constraint | None = None
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +163,25 @@ ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
+class TokenChance:
+    """One token of the answer, its log probability before any filter, and the likeliest tokens in its place.
+
+    ``data``: the bytes it stands for; ``text`` shows bytes that are no whole character as U+FFFD.
+    """
+
+    text: str
+    data: bytes
+    logprob: float
+    top: tuple[TokenChance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """One piece of an answer. Text and thinking are deltas; ``usage`` and ``finish`` come with the last."""
+    """One piece of an answer. Text and thinking are deltas; ``usage`` and ``finish`` come with the last.
+
+    ``logprobs``: the tokens of the answer's text since the last chunk that had some, where they were asked for; they
+    may come before their text, which is held back while it can still become a tag or a stop string.
+    """
 
     text: str = ""
     thinking: str = ""
@@ -155,6 +189,29 @@ class Chunk:
     progress: Progress | None = None
     finish: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenChance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """What an engine does now, and what it has done since it was loaded.
+
+    ``cache_bytes`` of ``cache_limit`` are reserved for keys and values of running and kept conversations.
+    ``cache_hits`` requests found a part of their prompt there: ``cached_tokens`` in all. ``tokens_per_second`` were
+    written over the last seconds, by all answers together.
+    """
+
+    active: int = 0
+    waiting: int = 0
+    requests: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    tokens_per_second: float = 0.0
+    cache_bytes: int = 0
+    cache_limit: int = 0
+    cache_hits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +245,26 @@ class Engine(Protocol):
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
         """Yield the answer piece by piece; the last chunk has ``finish`` and ``usage``.
 
-        Setting ``cancel`` ends the stream within one step, with finish "cancelled".
+        Setting ``cancel`` or closing the iterator ends the stream within one step, with finish "cancelled".
+        May be called from many threads; the streams run side by side.
         Raises a :class:`~jupyter_gemma.errors.GemmaError` for a request that cannot be answered.
         """
+        ...
+
+    def render(self, request: Request) -> str:
+        """The exact text of the prompt, a placeholder for each picture and clip."""
+        ...
+
+    def count(self, request: Request) -> Usage:
+        """The tokens of the prompt by modality. Raises what :meth:`stream` would raise for its parts."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of ``text`` alone."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """What the engine does now; cheap, from any thread."""
         ...
 
     def close(self) -> None:
