@@ -41,7 +41,8 @@ def test_the_file_map_lists_real_files() -> None:
 
 
 def test_the_file_map_is_complete() -> None:
-    folders = {f"jupyter_gemma/{path.name}/" for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] != "_"}
+    sources = [path for path in PACKAGE.iterdir() if path.name[0] != "_" and path.name != "labextension"]  # is built
+    folders = {f"jupyter_gemma/{path.name}/" for path in sources if path.is_dir()}
     modules = {f"jupyter_gemma/{path.name}" for path in PACKAGE.glob("*.py") if path.name != "__main__.py"}
     top = {f"{name}/" for name in TOP_FOLDERS if (ROOT / name).is_dir()}
     assert sorted((folders | modules | top) - set(file_map())) == []

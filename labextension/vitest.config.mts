@@ -1,0 +1,12 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    environment: 'jsdom',
+    include: ['test/**/*.spec.{ts,tsx}'],
+    setupFiles: ['./vitest.setup.mts'],
+    // JupyterLab's packages are ES modules that do not say so and import CSS: vite has to load them.
+    server: { deps: { inline: [/@jupyterlab\//, /@lumino\//, /@jupyter\//, /@rjsf\//, /@microsoft\//] } },
+    css: false
+  }
+});
