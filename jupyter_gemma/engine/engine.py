@@ -214,7 +214,7 @@ def load_engine(path: Path, card: ModelCard, settings: Settings, progress: Progr
         progress=progress,
     )
     config = loaded.config
-    loaded.model.use(ops.choose_int4(cast(ops.OpsChoice, settings.ops), loaded.model.norm.weight.device.type))
+    loaded.model.use(ops.choose_ops(cast(ops.OpsChoice, settings.ops), loaded.model.norm.weight.device.type))
     builder = PromptBuilder(
         config=config,
         tokenizer=tokenizer,

@@ -1,13 +1,18 @@
 """Keys and values of one sequence, a cache for each layer.
 
-The layer says which kind it needs; the cache owns appending, dropping what slid out of the window, and going
-back (:meth:`SequenceCache.rewind`), so that a finished turn can be taken back and continued differently.
+The layer says which kind it needs; the cache owns appending, dropping what slid out of the window, going back
+(:meth:`SequenceCache.rewind`) and copying, so that a turn can be taken back, continued differently, or shared.
+
+Full layers can go back anywhere. Sliding layers let go of what slid out of the window, so they can go back by some
+slack; and to marks (:meth:`SequenceCache.mark`): of what is needed there a copy is saved before it slides out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from jupyter_gemma.model.config import AttentionConfig, ModelConfig
@@ -16,21 +21,35 @@ from jupyter_gemma.model.config import AttentionConfig, ModelConfig
 DEFAULT_SLACK = 256
 
 
+@dataclass(frozen=True)
+class _Tail:
+    """The last positions before a mark: keys and values [kv_heads, positions, head_dim] from ``first`` on."""
+
+    first: int
+    buffers: tuple[Tensor, Tensor]
+
+
 class LayerCache:
     """Keys and values [kv_heads, positions, head_dim] of one layer, from position ``first`` on.
 
-    With ``window`` None everything is kept; else at least the last ``window - 1 + slack`` positions.
+    With ``window`` None everything is kept; else at least the last ``window - 1 + slack`` positions. ``dtype``: how
+    they are stored; None: as they come.
     """
 
-    def __init__(self, window: int | None, slack: int) -> None:
+    def __init__(self, window: int | None, slack: int, dtype: torch.dtype | None = None) -> None:
         self.keep = None if window is None else window - 1 + slack
         self.reach = None if window is None else window - 1
+        self.slack = slack
+        self.dtype = dtype
         self.first = 0
         self.size = 0
+        self.reserved = 0
         self._buffers: tuple[Tensor, Tensor] | None = None
+        self._marks: frozenset[int] = frozenset()
+        self._tails: dict[int, _Tail] = {}
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add positions; returns the keys and values that their queries may see, as views.
+        """Add positions; returns the keys and values that their queries may see, as views in the stored dtype.
 
         Args:
             keys, values: [kv_heads, n, head_dim].
@@ -52,68 +71,41 @@ class LayerCache:
         return self.size + count if self.reach is None else min(self.size, self.reach) + count
 
     def lowest_rewind(self) -> int:
-        """The smallest length to which this layer can go back and still have its whole window."""
+        """The smallest length to which this layer can go back step by step and still have its whole window."""
         return 0 if self.reach is None or self.first == 0 else self.first + self.reach
 
+    def reachable(self, length: int) -> int:
+        """The greatest length, at most ``length``, to which this layer can go back."""
+        ranges = [(self.lowest_rewind(), self.first + self.size), *self._tail_ranges()]
+        return max((min(length, last) for lowest, last in ranges if lowest <= length), default=0)
+
+    def mark(self, positions: Iterable[int]) -> None:
+        """Stay able to go back to these lengths; what was saved for others is let go."""
+        if self.reach is not None:
+            self._marks = frozenset(positions)
+            self._tails = {mark: tail for mark, tail in self._tails.items() if mark in self._marks}
+
     def truncate(self, length: int) -> None:
-        """Forget the positions from ``length`` on."""
+        """Forget the positions from ``length`` on; ``reachable(length)`` must be ``length``."""
+        if length == 0:
+            self.first, self._buffers = 0, None
+        elif not self.lowest_rewind() <= length:
+            mark = self._mark_for(length)
+            tail = self._tails.pop(mark)
+            self.first, self._buffers = tail.first, tail.buffers
         self.size = length - self.first
+        self._tails = {mark: tail for mark, tail in self._tails.items() if mark <= length}
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes reserved."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers or ())
-
-    def _room_for(self, like: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The buffers, with room for ``count`` more positions; what is no longer kept makes way first."""
-        capacity = 0 if self._buffers is None else self._buffers[0].shape[1]
-        if self._buffers is None or self.size + count > capacity:
-            kept = self.size if self.keep is None else min(self.size, self.keep)
-            self._buffers = self._moved(kept, like, self._capacity_for(kept + count, capacity))
-            self.first += self.size - kept
-            self.size = kept
-        return self._buffers
-
-    def _capacity_for(self, needed: int, capacity: int) -> int:
-        """Doubling keeps the copies of a long sequence linear; a sliding layer needs no more than twice its keep."""
-        limit = 2 * capacity if self.keep is None else min(2 * capacity, 2 * self.keep)
-        return max(needed, limit, 64)
-
-    def _moved(self, kept: int, like: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-        """New buffers that start with the last ``kept`` positions of the old ones."""
-        heads, _, width = like.shape
-        moved = (like.new_empty(heads, capacity, width), like.new_empty(heads, capacity, width))
-        for new, old in zip(moved, self._buffers or (), strict=False):
-            new[:, :kept] = old[:, self.size - kept : self.size]
-        return moved
-
-
-class SequenceCache:
-    """One sequence: ``length`` positions computed so far, and a cache for each layer."""
-
-    def __init__(self, layers: Iterable[AttentionConfig], slack: int = DEFAULT_SLACK) -> None:
-        self.layers = [LayerCache(layer.window, slack) for layer in layers]
-        self.length = 0
-
-    @classmethod
-    def for_model(cls, config: ModelConfig, slack: int = DEFAULT_SLACK) -> SequenceCache:
-        """An empty cache for ``config``."""
-        return cls((config.layer(index) for index in range(len(config.layers))), slack)
-
-    def can_rewind(self, length: int) -> bool:
-        """Whether the sequence can go back to ``length`` positions."""
-        return length <= self.length and all(length >= layer.lowest_rewind() for layer in self.layers)
-
-    def rewind(self, length: int) -> bool:
-        """Go back to ``length`` positions; False, and nothing changed, where a layer has let go too much."""
-        if not self.can_rewind(length):
-            return False
-        for layer in self.layers:
-            layer.truncate(length)
-        self.length = length
-        return True
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes reserved by all layers."""
-        return sum(layer.nbytes for layer in self.layers)
+    def copied(self, length: int) -> LayerCache:
+        """A cache of its own with the first ``length`` positions; ``reachable(length)`` must be ``length``."""
+        new = LayerCache(None, self.slack, self.dtype)
+        new.keep, new.reach = self.keep, self.reach
+        live = self.lowest_rewind() <= length
+        held = _Tail(self.first, self._buffers or ()) if live else self._tails[self._mark_for(length)]  # type: ignore[arg-type]
+        if length and held.buffers:
+            new.first = held.first if self.keep is None else max(held.first, length - self.keep)
+            new.size = length - new.first
+            start = new.first - held.first
+            keys, values = (buffer[:, start : start + new.size].clone() for buffer in held.buffers)
+            new._buffers = keys, values
+        return new

@@ -23,6 +23,7 @@ from jupyter_gemma.model.config import ModelConfig
 from jupyter_gemma.model.decoder import Gemma
 from jupyter_gemma.model.gguf import GgufSource
 from jupyter_gemma.model.huggingface import INDEX_NAME, WEIGHTS_NAME, SafetensorsSource
+from jupyter_gemma.model.ops import WeightKind
 from jupyter_gemma.model.packed import PACKED_NAME, PackedSource, write_packed
 from jupyter_gemma.model.placement import (
     DISK,
@@ -35,7 +36,6 @@ from jupyter_gemma.model.placement import (
     float_dtype,
     place,
 )
-from jupyter_gemma.model.quant import WeightKind
 from jupyter_gemma.model.weights import (
     TABLE,
     WeightSource,

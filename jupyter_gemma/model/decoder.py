@@ -21,7 +21,8 @@ from jupyter_gemma.model.cache import SequenceCache
 from jupyter_gemma.model.config import AttentionConfig, ModelConfig
 from jupyter_gemma.model.embedders import VisionEmbedder, audio_projection, vision_projection
 from jupyter_gemma.model.masks import attention_mask
-from jupyter_gemma.model.quant import QuantLinear, WeightKind, embedding, linear
+from jupyter_gemma.model.ops import WeightKind
+from jupyter_gemma.model.quant import QuantLinear, embedding, linear
 
 
 @dataclass(frozen=True)
@@ -182,10 +183,11 @@ class MLP(nn.Module):
         self.gate_proj = projection("gate_proj", config.intermediate_size, config.hidden_size)
         self.up_proj = projection("up_proj", config.intermediate_size, config.hidden_size)
         self.down_proj = projection("down_proj", config.hidden_size, config.intermediate_size)
+        self.gated_gelu = ops.PLAIN_OPS.gated_gelu
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, hidden] -> [N, hidden]."""
-        out: Tensor = self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+        out: Tensor = self.down_proj(self.gated_gelu(self.gate_proj(x), self.up_proj(x)))
         return out
 
 
@@ -238,18 +240,19 @@ class Gemma(nn.Module):
         for name, parameter in self.embed_tokens.named_parameters():
             setattr(self.head, name, parameter)
 
-    def use(self, path: ops.Path) -> None:
-        """Bring every int4 weight that is in memory into the layout of ``path`` and multiply by it from now on.
+    def use(self, chosen: ops.Ops) -> None:
+        """Compute with ``chosen`` from now on.
 
-        Offloaded weights stay canonical and plain: reading them from disk is what costs, and the head stays so
-        because the embedding table shares its tensors.
+        A path with a layout of its own is not for weights that are read from disk, nor for the head, whose
+        tiles are the embedding table's too: those stay plain.
         """
-        for module in self.layers.modules():
-            if isinstance(module, QuantLinear) and module.kind == "int4" and not module.packed.is_meta:
-                packed, scale = path.prepare(module.packed.data, module.scale.data)
-                module.packed = nn.Parameter(packed, requires_grad=False)
-                module.scale = nn.Parameter(scale, requires_grad=False)
-                module.path = path
+        for module in self.modules():
+            if isinstance(module, QuantLinear):
+                path = chosen.paths[module.kind]
+                shared = module is self.head or module.tiles.is_meta
+                module.use(ops.PLAIN if shared and path.prepare is not None else path)
+            elif isinstance(module, MLP):
+                module.gated_gelu = chosen.gated_gelu
 
     def embed(self, prompt: Prompt) -> Tensor:
         """Ids and media -> [T, hidden]. Text is scaled by sqrt(hidden); soft tokens are not."""

@@ -22,7 +22,8 @@ from torch import Tensor
 from jupyter_gemma.errors import BadCheckpoint
 from jupyter_gemma.model.config import AttentionConfig, AudioConfig, ModelConfig, SpecialIds, VisionConfig
 from jupyter_gemma.model.gguf_head import Entry, read_head
-from jupyter_gemma.model.quant import Quantized, WeightKind
+from jupyter_gemma.model.ops import WeightKind
+from jupyter_gemma.model.quant import Quantized, from_bytes, from_nibbles
 from jupyter_gemma.model.weights import ALL_ROWS, FETCH_AGAIN, check_shapes, digest_of_files, quantisable
 
 _TYPES = gguf.GGMLQuantizationType
@@ -151,10 +152,9 @@ def repack(rows: NDArray[np.uint8], type_: gguf.GGMLQuantizationType) -> Quantiz
     size = 18 if type_ == _TYPES.Q4_0 else 34
     blocks = rows.reshape(len(rows), -1, size)
     scale = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0]
-    packed = np.ascontiguousarray(blocks[..., 2:]).reshape(len(rows), -1)
-    if type_ == _TYPES.Q4_0:
-        return Quantized("int4", torch.from_numpy(packed), torch.from_numpy(scale))
-    return Quantized("int8", torch.from_numpy(packed.view(np.int8)), torch.from_numpy(scale))
+    packed = np.ascontiguousarray(blocks[..., 2:])
+    build = from_nibbles if type_ == _TYPES.Q4_0 else from_bytes
+    return build(torch.from_numpy(packed), torch.from_numpy(scale))
 
 
 def _expand(entry: Entry, rows: NDArray[np.uint8]) -> Tensor:

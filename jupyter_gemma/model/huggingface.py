@@ -17,7 +17,7 @@ from torch import Tensor
 
 from jupyter_gemma.errors import BadCheckpoint
 from jupyter_gemma.model.config import ModelConfig, config_from_hf
-from jupyter_gemma.model.quant import WeightKind
+from jupyter_gemma.model.ops import WeightKind
 from jupyter_gemma.model.weights import ALL_ROWS, FETCH_AGAIN, check_shapes, digest_of_files
 
 WEIGHTS_NAME = "model.safetensors"

@@ -1,23 +1,33 @@
-"""The one door to fast code: products with quantised weights, chosen once when a model is loaded.
+"""The one door to fast code, chosen once when a model is loaded; callers never branch.
 
-A :class:`Path` is a way to compute ``x @ W.T``: :data:`PLAIN` is ordinary torch and the twin that every other
-path is tested against; :func:`aten_int4` is PyTorch's own 4-bit kernel for CPUs. Callers never branch.
+A :class:`Path` is a way to compute ``x @ W.T`` with quantised weights: :data:`PLAIN` is ordinary torch and the
+twin that every other path is tested against, :data:`ATEN_INT4` is PyTorch's own 4-bit kernel for CPUs, and
+:func:`kernel_path` uses the wheel ``jupyter-gemma-kernels`` where it is installed. :class:`Ops` is the set of
+operations a decoder runs on.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path as FilePath
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 GROUP = 32
+TILE_ROWS = 16
+WeightKind = Literal["float", "int4", "int8"]
 OpsChoice = Literal["auto", "plain"]
 
-# Rows of W expanded to float at a time, in values: 16 MB of float32 stays near the cache and bounds memory.
+_INT8_VECTORS = 8
+
+# Values of W expanded to float at a time: 16 MB of float32 stays near the cache and bounds memory.
 _PANEL_VALUES = 4 << 20
 
 
@@ -25,81 +35,170 @@ _PANEL_VALUES = 4 << 20
 class Path:
     """One way to multiply.
 
-    ``prepare(packed, scale)`` brings the canonical tensors of ``quant.Quantized`` into the path's own layout;
-    ``product(x [M, K], packed, scale) -> [M, N]`` multiplies, in x's dtype.
+    ``product(x [M, K], tiles, extra) -> [M, N]``, in x's dtype. ``prepare(tiles) -> (own layout, extra)`` where
+    the path does not read tiles (see ``quant.Quantized``) as they are.
     """
 
     name: str
-    prepare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    product: Callable[[Tensor, Tensor, Tensor], Tensor]
+    product: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    prepare: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
-def unpack(packed: Tensor, scale: Tensor) -> Tensor:
-    """Canonical tensors [N, ...] -> float32 [N, K]. uint8 means int4 (see ``quant.Quantized``), int8 means int8."""
-    rows, groups = scale.shape
-    if packed.dtype == torch.uint8:
-        pairs = packed.view(rows, groups, GROUP // 2)
-        values = torch.cat((pairs & 15, pairs >> 4), dim=-1).to(torch.int8) - 8
-    else:
-        values = packed.view(rows, groups, GROUP)
-    return (values * scale.float().unsqueeze(-1)).view(rows, groups * GROUP)
+@dataclass(frozen=True)
+class Ops:
+    """What the decoder computes with: a path for each kind of quantised weight, and the gated activation."""
+
+    paths: Mapping[WeightKind, Path]
+    gated_gelu: Callable[[Tensor, Tensor], Tensor]
 
 
-def plain_product(x: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
-    """``x @ W.T`` in plain torch, expanding a panel of rows of W at a time."""
-    rows = scale.shape[0]
-    panel = max(1, _PANEL_VALUES // (scale.shape[1] * GROUP))
-    out = x.new_empty(x.shape[0], rows)
-    for start in range(0, rows, panel):
-        weight = unpack(packed[start : start + panel], scale[start : start + panel]).to(x.dtype)
-        torch.mm(x, weight.t(), out=out[:, start : start + panel])
+# -- plain torch -----------------------------------------------------------------------------------------------
+
+
+def unpack(tiles: Tensor) -> Tensor:
+    """Tiles [N/16, K/32, 288 or 544] -> float32 [N, K]."""
+    values, scales = _split(tiles)
+    # [tile rows, groups, vector, 16 rows, 4 inputs] -> [tile rows, 16 rows, groups, 32 inputs]
+    rows = _inputs(values.permute(0, 3, 1, 2, 4))
+    return (rows * scales.permute(0, 2, 1).float().unsqueeze(-1)).reshape(-1, tiles.shape[1] * GROUP)
+
+
+def unpack_rows(tiles: Tensor, ids: Tensor) -> Tensor:
+    """Some rows: ids int64 [T] -> float32 [T, K]."""
+    values, scales = _split(tiles)
+    tile, row = ids // TILE_ROWS, ids % TILE_ROWS
+    rows = _inputs(values[tile, :, :, row])
+    return (rows * scales[tile, :, row].float().unsqueeze(-1)).view(len(ids), -1)
+
+
+def _split(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """Views: bytes [tile rows, groups, vectors, 16, 4] and fp16 scales [tile rows, groups, 16]."""
+    scales = tiles[..., -2 * TILE_ROWS :].view(torch.float16)
+    return tiles[..., : -2 * TILE_ROWS].view(*tiles.shape[:2], -1, TILE_ROWS, 4), scales
+
+
+def _inputs(vectors: Tensor) -> Tensor:
+    """Bytes [..., 4 or 8 vectors, 4] -> int8 values [..., 32]. Four vectors hold nibbles."""
+    if vectors.shape[-2] == _INT8_VECTORS:
+        return vectors.contiguous().view(torch.int8).flatten(-2)
+    nibbles = torch.cat((vectors & 15, vectors >> 4), dim=-2)
+    return nibbles.to(torch.int8).flatten(-2) - 8
+
+
+def _plain_product(x: Tensor, tiles: Tensor, extra: Tensor | None) -> Tensor:
+    """``x @ W.T``, expanding a panel of rows of W at a time."""
+    panel = max(1, _PANEL_VALUES // (tiles.shape[1] * GROUP * TILE_ROWS))
+    out = x.new_empty(x.shape[0], tiles.shape[0] * TILE_ROWS)
+    for start in range(0, tiles.shape[0], panel):
+        weight = unpack(tiles[start : start + panel]).to(x.dtype)
+        torch.mm(x, weight.t(), out=out[:, start * TILE_ROWS : (start + panel) * TILE_ROWS])
     return out
 
 
-def _as_is(packed: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    return packed, scale
+def _plain_gated_gelu(gate: Tensor, up: Tensor) -> Tensor:
+    return F.gelu(gate, approximate="tanh") * up
 
 
-PLAIN = Path("plain", _as_is, plain_product)
+PLAIN = Path("plain", _plain_product)
+PLAIN_OPS = Ops({"int4": PLAIN, "int8": PLAIN}, _plain_gated_gelu)
 
 
-def _aten_prepare(packed: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+# -- PyTorch's own kernel --------------------------------------------------------------------------------------
+
+
+def _aten_prepare(tiles: Tensor) -> tuple[Tensor, Tensor]:
     """To the layout of ``aten::_weight_int4pack_mm_for_cpu``: its packing depends on the processor."""
-    rows, groups = scale.shape
-    pairs = packed.view(rows, groups, GROUP // 2)
-    nibbles = torch.cat((pairs & 15, pairs >> 4), dim=-1).view(rows, groups * GROUP).to(torch.int32)
-    scale_and_zero = torch.stack((scale.t(), torch.zeros_like(scale.t())), dim=-1).to(torch.bfloat16)
-    return torch._convert_weight_to_int4pack_for_cpu(nibbles, 1), scale_and_zero.contiguous()
+    values, scales = _split(tiles)
+    nibbles = _inputs(values.permute(0, 3, 1, 2, 4)).reshape(-1, tiles.shape[1] * GROUP).to(torch.int32) + 8
+    scale = scales.permute(1, 0, 2).flatten(1)
+    scale_and_zero = torch.stack((scale, torch.zeros_like(scale)), dim=-1).to(torch.bfloat16)
+    return torch._convert_weight_to_int4pack_for_cpu(nibbles, 1), scale_and_zero
 
 
-def _aten_product(x: Tensor, packed: Tensor, scale_and_zero: Tensor) -> Tensor:
+def _aten_product(x: Tensor, packed: Tensor, scale_and_zero: Any) -> Tensor:
     """The kernel is only fast in bfloat16: activations and scales are rounded to 8 bits of mantissa."""
     product = torch._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), packed, GROUP, scale_and_zero)
     return product.to(x.dtype)
 
 
-ATEN_INT4 = Path("aten-int4", _aten_prepare, _aten_product)
+ATEN_INT4 = Path("aten-int4", _aten_product, _aten_prepare)
 
 
-def choose_int4(choice: OpsChoice = "auto", device: str = "cpu") -> Path:
-    """The fastest path for int4 products on this device, measured on one row of a small matrix.
+# -- our compute kernels ---------------------------------------------------------------------------------------
 
-    ``choice`` "plain" forces plain torch. Only the CPU has a second path so far.
+
+@functools.cache
+def load_kernels() -> Any | None:
+    """``jupyter_gemma_kernels.Kernels`` on torch's own threads; None where the wheel is not installed."""
+    try:
+        from jupyter_gemma_kernels import Kernels
+
+        kernels = Kernels()
+    except (ImportError, OSError):
+        return None
+    kernels.use_threads(_torch_fork(), torch.get_num_threads())
+    return kernels
+
+
+def _torch_fork() -> int | None:
+    """Address of GOMP_parallel in the libgomp that torch computes with, None where torch uses another runtime.
+
+    Two pools of threads would fight for the cores: each spins for a while after its work.
+    """
+    for library in sorted((FilePath(torch.__file__).parent / "lib").glob("libgomp*")):
+        return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p).value
+    return None
+
+
+def kernel_path(kernels: Any, kind: WeightKind) -> Path:
+    """Products by the compiled kernels; activations are rounded to int8 in groups of 32."""
+    bits = 4 if kind == "int4" else 8
+
+    def product(x: Tensor, tiles: Tensor, extra: Tensor | None) -> Tensor:
+        x = x.float().contiguous()
+        rows, columns = tiles.shape[0] * TILE_ROWS, tiles.shape[1] * GROUP
+        out = torch.empty(x.shape[0], rows)
+        kernels.product(bits, x.data_ptr(), x.shape[0], tiles.data_ptr(), rows, columns, out.data_ptr())
+        return out
+
+    return Path(f"kernel-{kernels.choose()}", product)
+
+
+def _kernel_gated_gelu(kernels: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    def gated_gelu(gate: Tensor, up: Tensor) -> Tensor:
+        out = torch.empty_like(gate)
+        kernels.gated_gelu(gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel())
+        return out
+
+    return gated_gelu
+
+
+# -- choosing --------------------------------------------------------------------------------------------------
+
+
+def choose_ops(choice: OpsChoice = "auto", device: str = "cpu") -> Ops:
+    """The fastest operations for this device: compiled kernels, else ATen's, else plain torch.
+
+    ``choice`` "plain" forces plain torch (the setting ``ops``, or JUPYTER_GEMMA_OPS=plain). On other devices than
+    the CPU only plain torch is there so far.
     """
     if choice == "plain" or device != "cpu":
-        return PLAIN
+        return PLAIN_OPS
+    kernels = load_kernels()
+    if kernels is not None:
+        paths = {kind: kernel_path(kernels, kind) for kind in PLAIN_OPS.paths}
+        return Ops(paths, _kernel_gated_gelu(kernels))
+    return Ops({"int4": min((PLAIN, ATEN_INT4), key=_seconds), "int8": PLAIN}, _plain_gated_gelu)
+
+
+def _seconds(path: Path) -> float:
+    """The best of five products of one row with a small matrix; infinite if this build of torch lacks the operator."""
     generator = torch.Generator().manual_seed(0)
-    packed = torch.randint(0, 256, (1024, 512), dtype=torch.uint8, generator=generator)
-    scale = torch.rand(1024, 1024 // GROUP, generator=generator).half()
+    tiles = torch.randint(0, 60, (64, 32, 288), dtype=torch.uint8, generator=generator)
     x = torch.randn(1, 1024, generator=generator)
-    return min((PLAIN, ATEN_INT4), key=lambda path: _seconds(path, x, packed, scale))
-
-
-def _seconds(path: Path, x: Tensor, packed: Tensor, scale: Tensor) -> float:
-    """The best of five runs; infinite if this build of torch lacks the operator."""
+    runs = []
     try:
-        prepared = path.prepare(packed, scale)
-        runs = []
+        prepared = (tiles, None) if path.prepare is None else path.prepare(tiles)
         for _ in range(5):
             start = time.perf_counter()
             path.product(x, *prepared)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from jupyter_gemma.errors import BadCheckpoint
 from jupyter_gemma.model.config import ModelConfig, config_from_json, config_to_json
-from jupyter_gemma.model.quant import Quantized, WeightKind
+from jupyter_gemma.model.ops import TILE_ROWS, WeightKind
+from jupyter_gemma.model.quant import Quantized
 from jupyter_gemma.model.weights import (
     ALL_ROWS,
     WeightSource,
@@ -30,19 +31,19 @@ from jupyter_gemma.model.weights import (
     stored_blocks,
     stored_bytes,
     stored_tensors,
+    tiles_name,
     weight_shapes,
 )
 from jupyter_gemma.types import Progress, ProgressCallback
 
 PACKED_NAME = "packed.safetensors"
-FORMAT = {"format": "jupyter-gemma-packed", "version": "1"}
+FORMAT = {"format": "jupyter-gemma-packed", "version": "2"}
 
 _MAKE_AGAIN = "Delete it; it is made again from the original checkpoint."
 _TYPE_NAMES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
-    torch.int8: "I8",
     torch.uint8: "U8",
 }
 _ALIGNMENT = 64
@@ -99,14 +100,13 @@ class PackedSource:
 
     def read(self, name: str, rows: slice = ALL_ROWS) -> Tensor | Quantized:
         """Views of the memory-mapped file."""
-        stem, kind = name.removesuffix("weight"), self.kind(name)
+        kind = self.kind(name)
+        key = name if kind == "float" else tiles_name(name)
+        if kind != "float" and rows != ALL_ROWS:
+            rows = slice(rows.start // TILE_ROWS, -(-rows.stop // TILE_ROWS))
         with safe_open(self.path, framework="pt") as file:
-
-            def part(key: str) -> Tensor:
-                found: Tensor = file.get_tensor(key) if rows == ALL_ROWS else file.get_slice(key)[rows]
-                return found
-
-            return part(name) if kind == "float" else Quantized(kind, part(f"{stem}packed"), part(f"{stem}scale"))
+            part: Tensor = file.get_tensor(key) if rows == ALL_ROWS else file.get_slice(key)[rows]
+        return part if kind == "float" else Quantized(kind, part)
 
     def digest(self) -> str:
         """That of the checkpoint it was made from."""

@@ -1,7 +1,7 @@
 """The weights of a model by name, whatever file they come from.
 
 Names are those of the 12B checkpoint without the prefixes ``model.language_model.`` and ``model.``. A quantised
-weight ``X.weight`` is stored as the two tensors ``X.packed`` and ``X.scale`` (see ``quant.Quantized``).
+weight ``X.weight`` is stored as the tensor ``X.tiles`` (see ``quant.Quantized``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from jupyter_gemma.errors import BadCheckpoint
 from jupyter_gemma.model.config import AttentionConfig, ModelConfig
-from jupyter_gemma.model.quant import GROUP, Quantized, WeightKind, quantize
+from jupyter_gemma.model.ops import TILE_ROWS, WeightKind
+from jupyter_gemma.model.quant import Quantized, fits, quantize, tiles_shape
 
 ALL_ROWS = slice(None)
 TABLE = "embed_tokens.weight"
@@ -45,7 +46,10 @@ class WeightSource(Protocol):
         ...
 
     def read(self, name: str, rows: slice = ALL_ROWS) -> Tensor | Quantized:
-        """The weight, or some rows of it: a float tensor or, where ``kind`` is not float, a ``Quantized``."""
+        """The weight, or some rows of it: a float tensor or, where ``kind`` is not float, a ``Quantized``.
+
+        Rows of a quantised weight begin and end at tiles, that is at multiples of 16.
+        """
         ...
 
     def digest(self) -> str:
@@ -127,9 +131,9 @@ def check_shapes(
 
 
 def quantisable(name: str, shape: tuple[int, ...]) -> bool:
-    """Decoder linears and the embedding, if their inputs fall into whole groups; all else stays float."""
+    """Decoder linears and the embedding, if they fall into whole tiles; all else stays float."""
     decoder_linear = name.startswith("layers.") and name.endswith("_proj.weight")
-    return (decoder_linear or name == TABLE) and shape[-1] % GROUP == 0
+    return (decoder_linear or name == TABLE) and fits(shape)
 
 
 def stored_tensors(
@@ -138,9 +142,12 @@ def stored_tensors(
     """The state-dict entries that hold a weight, with their dtypes and shapes."""
     if kind == "float":
         return {name: (dtype, shape)}
-    stem, (rows, columns) = name.removesuffix("weight"), shape
-    packed = (torch.uint8, (rows, columns // 2)) if kind == "int4" else (torch.int8, (rows, columns))
-    return {f"{stem}packed": packed, f"{stem}scale": (torch.float16, (rows, columns // GROUP))}
+    return {tiles_name(name): (torch.uint8, tiles_shape(shape, kind))}
+
+
+def tiles_name(name: str) -> str:
+    """The state-dict entry of a quantised weight."""
+    return f"{name.removesuffix('weight')}tiles"
 
 
 def stored_bytes(shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, WeightKind], dtype: torch.dtype) -> int:
@@ -174,7 +181,7 @@ def stored_weight(source: WeightSource, name: str, kind: WeightKind, dtype: torc
 def stored_blocks(source: WeightSource, name: str, kind: WeightKind, dtype: torch.dtype) -> Iterator[dict[str, Tensor]]:
     """The same, some rows at a time."""
     shape = source.names()[name]
-    step = max(1, _BLOCK_VALUES // math.prod(shape[1:]))
+    step = max(1, _BLOCK_VALUES // (math.prod(shape[1:]) * TILE_ROWS)) * TILE_ROWS
     for start in range(0, shape[0], step):
         yield _entries(name, source.read(name, slice(start, start + step)), kind, dtype)
 
@@ -184,8 +191,7 @@ def _entries(name: str, value: Tensor | Quantized, kind: WeightKind, dtype: torc
         if kind == "float":
             return {name: value.to(dtype)}
         value = quantize(value, kind)
-    stem = name.removesuffix("weight")
-    return {f"{stem}packed": value.packed, f"{stem}scale": value.scale}
+    return {tiles_name(name): value.tiles}
 
 
 def digest_of_files(paths: Iterable[Path]) -> str:

@@ -92,8 +92,7 @@ def test_quantised_weights_are_those_of_quant(
     for name, kind in loaded.kinds.items():
         if kind != "float":
             whole = quantize(weights[name], kind)
-            assert torch.equal(state[f"{name.removesuffix('weight')}packed"], whole.packed), name
-            assert torch.equal(state[f"{name.removesuffix('weight')}scale"], whole.scale), name
+            assert torch.equal(state[f"{name.removesuffix('weight')}tiles"], whole.tiles), name
             assert dequantize(whole).shape == weights[name].shape
 
 
@@ -119,10 +118,10 @@ def test_plan_of_each_choice(gemma4_folder: Path, monkeypatch: pytest.MonkeyPatc
     assert plan("auto") == ("int4", "int8")
 
 
-def test_widths_that_are_no_whole_groups_stay_float(
+def test_shapes_that_are_no_whole_tiles_stay_float(
     tmp_path: Path, gemma4_raw: dict[str, Any], make_weights: Make, make_hf: Make
 ) -> None:
-    gemma4_raw["text_config"]["intermediate_size"] = 90
+    gemma4_raw["text_config"]["intermediate_size"] = 80
     kinds = plan_kinds(open_source(make_hf(tmp_path / "odd", gemma4_raw, make_weights(gemma4_raw))), "int4")
     assert kinds["layers.0.mlp.down_proj.weight"] == "float"
     assert kinds["layers.0.mlp.up_proj.weight"] == "int4"
@@ -412,7 +411,7 @@ def test_packed_weights_are_mapped_privately(gemma4_folder: Path, tmp_path: Path
     ]
     for name, weight in loaded.model.named_parameters():
         assert any(begin <= weight.data_ptr() < end for begin, end in ranges), f"{name} was copied"
-    name = "layers.0.mlp.up_proj.packed"
+    name = "layers.0.mlp.up_proj.tiles"
     with safe_open(file, framework="pt") as packed:
         before = packed.get_tensor(name).clone()
         loaded.model.get_parameter(name).data.zero_()

@@ -1,4 +1,4 @@
-"""Every path to a product agrees with plain torch, over odd shapes."""
+"""Every fast operation agrees with plain torch, over odd shapes and on every instruction set of this processor."""
 
 from __future__ import annotations
 
@@ -8,36 +8,125 @@ import torch
 from jupyter_gemma.model import ops
 from jupyter_gemma.model.quant import dequantize, quantize
 
+SHAPES = [(16, 32), (48, 96), (80, 416), (2048, 4096)]
+COUNTS = [1, 2, 3, 5, 7, 8, 33]
 
-def case(rows: int, columns: int, count: int, kind: str) -> tuple[torch.Tensor, ...]:
+
+def case(rows: int, columns: int, count: int, kind: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x [count, columns], tiles of a matrix [rows, columns], and their exact product in float64."""
     generator = torch.Generator().manual_seed(rows)
     quantized = quantize(torch.randn(rows, columns, generator=generator), kind)
     x = torch.randn(count, columns, generator=generator)
-    return x, quantized.packed, quantized.scale, x.double() @ dequantize(quantized).double().t()
+    return x, quantized.tiles, x.double() @ dequantize(quantized).double().t()
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 33])
-@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (48, 96), (80, 416), (2048, 4096)])
+def assert_within(actual: torch.Tensor, expected: torch.Tensor, bound: torch.Tensor) -> None:
+    excess = (actual - expected).abs() - bound
+    worst = excess.argmax()
+    assert excess.max() <= 0, f"element {worst}: {actual.flatten()[worst]} is not {expected.flatten()[worst]}"
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
 @pytest.mark.parametrize("kind", ["int4", "int8"])
 def test_plain_product_is_the_exact_one(rows: int, columns: int, count: int, kind: str) -> None:
-    x, packed, scale, expected = case(rows, columns, count, kind)
+    x, tiles, expected = case(rows, columns, count, kind)
     bound = 4 * columns**0.5 * 2**-24 * expected.abs().max()  # float32, random rounding over K terms
-    assert (ops.plain_product(x, packed, scale) - expected).abs().max() <= bound
+    assert_within(ops.PLAIN.product(x, tiles, None), expected, bound)
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 33])
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(("rows", "columns"), [(64, 64), (192, 416), (1024, 3840)])
 def test_aten_int4_agrees_with_plain(rows: int, columns: int, count: int) -> None:
-    x, packed, scale, expected = case(rows, columns, count, "int4")
-    actual = ops.ATEN_INT4.product(x, *ops.ATEN_INT4.prepare(packed, scale))
+    x, tiles, expected = case(rows, columns, count, "int4")
+    assert ops.ATEN_INT4.prepare is not None
+    actual = ops.ATEN_INT4.product(x, *ops.ATEN_INT4.prepare(tiles))
     # x, the scales and the result are rounded to bfloat16 (2^-9 each, relative); K terms of random sign.
     spread = (x.abs().double() ** 2).sum(-1, keepdim=True).sqrt() * 2**-9 * 3
-    bound = 6 * spread + 2**-8 * expected.abs()
-    worst = ((actual - expected).abs() - bound).max()
-    assert worst <= 0, f"beyond the bound by {worst:.3e}"
+    assert_within(actual, expected, 6 * spread + 2**-8 * expected.abs())
 
 
 def test_plain_can_be_forced() -> None:
-    assert ops.choose_int4("plain") is ops.PLAIN
-    assert ops.choose_int4("auto", "cuda") is ops.PLAIN
-    assert ops.choose_int4("auto").name in ("plain", "aten-int4")
+    assert ops.choose_ops("plain") is ops.PLAIN_OPS
+    assert ops.choose_ops("auto", "cuda") is ops.PLAIN_OPS
+
+
+def test_without_the_wheel_atens_kernel_or_plain_torch_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "load_kernels", lambda: None)
+    chosen = ops.choose_ops("auto")
+    assert chosen.paths["int4"].name in ("plain", "aten-int4")
+    assert chosen.paths["int8"] is ops.PLAIN
+
+
+# -- the compiled kernels --------------------------------------------------------------------------------------
+
+
+def instruction_sets() -> list[str]:
+    """Those of the wheel that this processor has; one name that skips where the wheel is not installed."""
+    loaded = ops.load_kernels()
+    return ["no wheel"] if loaded is None else loaded.available()
+
+
+@pytest.fixture(params=instruction_sets())
+def kernels(request: pytest.FixtureRequest):
+    """The wheel, switched to one instruction set after the other."""
+    loaded = ops.load_kernels()
+    if loaded is None:
+        pytest.skip("needs the wheel jupyter-gemma-kernels (make build)")
+    before = loaded.choose()
+    loaded.choose(request.param)
+    yield loaded
+    loaded.choose(before)
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """x with every group of 32 rounded to int8 as the kernels do: the product is then exact but for float32 sums."""
+    groups = x.view(len(x), -1, ops.GROUP)
+    peak = groups.abs().amax(-1, keepdim=True)
+    whole = torch.where(peak > 0, (groups * (127 / peak)).round(), 0.0)
+    return (whole.double() * (peak / 127).double()).view_as(x)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_kernel_products_agree_with_plain(kernels, rows: int, columns: int, count: int, kind: str) -> None:
+    x, tiles, exact = case(rows, columns, count, kind)
+    x[0, :32] = 0  # a group without any magnitude
+    actual = ops.kernel_path(kernels, kind).product(x, tiles, None)
+    weight = ops.unpack(tiles).double()
+    expected = rounded(x) @ weight.t()
+    # A value on the edge between two int8 steps may fall to either side: one step of one input at most a few times.
+    step = (x.view(count, -1, ops.GROUP).abs().amax(-1) / 127).amax(-1, keepdim=True) * weight.abs().max()
+    assert_within(actual, expected, 4 * columns**0.5 * 2**-24 * expected.abs().max() + step)
+    noise = (actual - x.double() @ weight.t()).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert noise < 0.02
+
+
+def test_every_thread_count_gives_the_same_bits(kernels) -> None:
+    x, tiles, _ = case(2048, 4096, 7, "int4")
+    product = ops.kernel_path(kernels, "int4").product
+    together = product(x, tiles, None)
+    kernels.use_threads(None, 1)
+    try:
+        assert torch.equal(product(x, tiles, None), together)
+        kernels.use_threads(None, 3)  # our own threads instead of torch's
+        assert torch.equal(product(x, tiles, None), together)
+    finally:
+        kernels.use_threads(ops._torch_fork(), torch.get_num_threads())
+
+
+def test_a_row_does_not_depend_on_its_company(kernels) -> None:
+    """Greedy tokens must not change with the batch: every row is summed in the same order."""
+    x, tiles, _ = case(80, 416, 33, "int4")
+    product = ops.kernel_path(kernels, "int4").product
+    together = product(x, tiles, None)
+    for row in (0, 7, 8, 32):
+        assert torch.equal(product(x[row : row + 1], tiles, None)[0], together[row])
+
+
+@pytest.mark.parametrize("count", [1, 7, 4096, 10_001])
+def test_gated_gelu_agrees_with_torch(kernels, count: int) -> None:
+    gate, up = torch.linspace(-12, 12, count), torch.randn(count, generator=torch.Generator().manual_seed(0))
+    actual = ops._kernel_gated_gelu(kernels)(gate, up)
+    torch.testing.assert_close(actual, ops.PLAIN_OPS.gated_gelu(gate, up), rtol=2e-6, atol=1e-6)

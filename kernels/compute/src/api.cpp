@@ -1,0 +1,118 @@
+// The C interface: plain functions over raw pointers, called through ctypes.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels.h"
+#include "threads.h"
+
+#if defined(_WIN32)
+#define JG_API extern "C" __declspec(dllexport)
+#else
+#define JG_API extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace {
+
+const jg::Table* const kTables[] = {
+#if defined(__x86_64__)
+    &jg::avx512_table, &jg::avx2_table,
+#elif defined(__aarch64__)
+    &jg::neon_table,
+#endif
+    &jg::portable_table};
+
+bool supported(const jg::Table* table) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (table == &jg::avx512_table)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  if (table == &jg::avx2_table)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#endif
+  return true;
+}
+
+const jg::Table* best() {
+  for (const jg::Table* table : kTables)
+    if (supported(table)) return table;
+  return &jg::portable_table;
+}
+
+const jg::Table*& table() {
+  static const jg::Table* chosen = best();
+  return chosen;
+}
+
+// int8 activations of the calling thread's current product; kept, because every product needs them.
+struct Scratch {
+  std::vector<int8_t> values;
+  std::vector<float> scales;
+  std::vector<int32_t> sums;
+};
+
+jg::Activations quantize(const float* x, int64_t rows, int64_t columns) {
+  static thread_local Scratch scratch;
+  const int64_t groups = columns / jg::kGroup;
+  if (int64_t(scratch.values.size()) < rows * columns) {
+    scratch.values.resize(rows * columns);
+    scratch.scales.resize(rows * groups);
+    scratch.sums.resize(rows * groups);
+  }
+  Scratch* const s = &scratch;
+  jg::for_each(rows, 8, [=](int64_t m) {
+    table()->quantize_row(x + m * columns, columns, s->values.data() + m * columns, s->scales.data() + m * groups,
+                          s->sums.data() + m * groups);
+  });
+  return {scratch.values.data(), scratch.scales.data(), scratch.sums.data(), columns};
+}
+
+}  // namespace
+
+// The instruction set in use; `name` chooses another one (nullptr: only ask). Returns nullptr if it is not to be had.
+JG_API const char* jg_isa(const char* name) {
+  if (!name) return table()->name;
+  for (const jg::Table* candidate : kTables)
+    if (!std::strcmp(candidate->name, name) && supported(candidate)) return (table() = candidate)->name;
+  return nullptr;
+}
+
+JG_API void jg_use_threads(jg::Fork fork, int count) { jg::use_threads(fork, count); }
+JG_API int jg_threads() { return jg::thread_count(); }
+
+// y [m, rows] = x [m, columns] @ W.T, W in tiles of `bits` 4 or 8.
+JG_API void jg_product(int bits, const float* x, int64_t m, const uint8_t* tiles, int64_t rows, int64_t columns, float* y) {
+  const jg::Activations activations = quantize(x, m, columns);
+  const int64_t stride = columns / jg::kGroup * (bits == 4 ? jg::kInt4Tile : jg::kInt8Tile);
+  const auto product = bits == 4 ? table()->int4_tiles : table()->int8_tiles;
+  const int64_t tile_rows = rows / jg::kTileRows;
+  const int64_t share = tile_rows / (jg::thread_count() * 8);
+  jg::for_each(tile_rows, share < 1 ? 1 : share, [=, &activations](int64_t t) {
+    product(tiles + t * stride, activations, m, y + t * jg::kTileRows, rows);
+  });
+}
+
+JG_API void jg_gated_gelu(const float* gate, const float* up, float* out, int64_t count) {
+  constexpr int64_t kPiece = 4096;
+  jg::for_each((count + kPiece - 1) / kPiece, 4, [=](int64_t i) {
+    const int64_t first = i * kPiece, left = count - first;
+    table()->gated_gelu(gate + first, up + first, out + first, left < kPiece ? left : kPiece);
+  });
+}
+
+// Attention of one token: see jg::Attend.
+JG_API void jg_attend(const float* query, const uint16_t* keys, const uint16_t* values, float* out, int64_t heads,
+                      int64_t kv_heads, int64_t width, int64_t positions, int64_t head_stride, float scale) {
+  const jg::Attend a = {query, keys, values, out, heads, kv_heads, width, positions, head_stride, scale};
+  // The heads of a group share keys and values; split a group only as far as there are threads without work.
+  const int64_t group = heads / kv_heads;
+  const int64_t splits = std::min<int64_t>(group, (jg::thread_count() + kv_heads - 1) / kv_heads);
+  jg::for_each(kv_heads * splits, 1, [&](int64_t piece) {
+    static thread_local std::vector<float> scores;
+    const int64_t split = piece % splits;
+    const int64_t first = group * split / splits, last = group * (split + 1) / splits;
+    if (int64_t(scores.size()) < (last - first) * positions) scores.resize((last - first) * positions);
+    table()->attend(a, piece / splits * group + first, last - first, scores.data());
+  });
+}

@@ -1,0 +1,97 @@
+// AVX-512 with VNNI: 16 outputs a vector. dpbusd adds four products of an unsigned and a signed byte to int32.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "kernels.h"
+
+namespace {
+
+struct Isa {
+  static constexpr int kLanes = 16;
+  static constexpr int kBlock = 8;
+  using Int = __m512i;
+  using Float = __m512;
+
+  static Float zero() { return _mm512_setzero_ps(); }
+  static Float set(float f) { return _mm512_set1_ps(f); }
+  static Float load_floats(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
+  static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+  static Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
+  static Float div(Float a, Float b) { return _mm512_div_ps(a, b); }
+  static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+  static Float to_float(Int v) { return _mm512_cvtepi32_ps(v); }
+  static Float half(const uint8_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+  static Float bf16(const uint16_t* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+  }
+  static float sum(Float v) { return _mm512_reduce_add_ps(v); }
+  static Float exp(Float x) {
+    x = _mm512_min_ps(_mm512_max_ps(x, set(-87.0f)), set(88.0f));
+    const Float n = _mm512_roundscale_ps(mul(x, set(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    Float f = _mm512_fnmadd_ps(n, set(0.693359375f), x);
+    f = _mm512_fnmadd_ps(n, set(-2.12194440e-4f), f);
+    Float p = set(1.0f / 720);
+    p = fma(p, f, set(1.0f / 120));
+    p = fma(p, f, set(1.0f / 24));
+    p = fma(p, f, set(1.0f / 6));
+    p = fma(p, f, set(0.5f));
+    p = fma(p, f, set(1.0f));
+    p = fma(p, f, set(1.0f));
+    return _mm512_scalef_ps(p, n);
+  }
+
+  struct Four {
+    Int v[8];
+  };
+  struct Eight {
+    Int v[8];
+  };
+  template <bool kFour>
+  static auto load(const uint8_t* tile, int64_t) {
+    if constexpr (kFour) {
+      Four group;
+      const Int low = _mm512_set1_epi8(15);
+      for (int j = 0; j < 4; j++) {
+        const Int pair = _mm512_loadu_si512(tile + 64 * j);
+        group.v[j] = _mm512_and_si512(pair, low);
+        group.v[j + 4] = _mm512_and_si512(_mm512_srli_epi16(pair, 4), low);
+      }
+      return group;
+    } else {
+      Eight group;  // + 128: unsigned
+      for (int j = 0; j < 8; j++)
+        group.v[j] = _mm512_xor_si512(_mm512_loadu_si512(tile + 64 * j), _mm512_set1_epi8(char(0x80)));
+      return group;
+    }
+  }
+  static Int four(const int8_t* x) {
+    int32_t bytes;
+    __builtin_memcpy(&bytes, x, 4);
+    return _mm512_set1_epi32(bytes);
+  }
+  static Int sums(const Int* w, const int8_t* x, int32_t start) {
+    Int total = _mm512_set1_epi32(start);
+    for (int j = 0; j < 8; j++) total = _mm512_dpbusd_epi32(total, w[j], four(x + 4 * j));
+    return total;
+  }
+  static Int dot(const Four& w, const int8_t* x, int32_t sum) { return sums(w.v, x, -8 * sum); }
+  static Int dot(const Eight& w, const int8_t* x, int32_t sum) { return sums(w.v, x, -128 * sum); }
+
+  static void quantize(const float* x, int8_t* values, float* scale, int32_t* sum) {
+    const Float a = load_floats(x), b = load_floats(x + 16);
+    const float biggest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+    const Float inverse = set(biggest > 0 ? 127.0f / biggest : 0.0f);
+    const Int first = _mm512_cvtps_epi32(mul(a, inverse)), second = _mm512_cvtps_epi32(mul(b, inverse));
+    _mm_storeu_si128((__m128i*)values, _mm512_cvtepi32_epi8(first));
+    _mm_storeu_si128((__m128i*)(values + 16), _mm512_cvtepi32_epi8(second));
+    *sum = _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
+    *scale = biggest / 127.0f;
+  }
+};
+
+}  // namespace
+
+#include "kernels.inl"
+JG_TABLE(avx512_table, "avx512-vnni")
+#endif

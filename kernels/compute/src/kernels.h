@@ -1,0 +1,60 @@
+// The operations every instruction set implements, and the layouts they share.
+//
+// int4 tile: 16 output rows x 32 inputs = 288 bytes: 4 vectors of 64 bytes, vector j holding for each row 4
+// bytes b: the low nibble is input 4j+b, the high nibble input 16+4j+b, each + 8; then 16 fp16 scales.
+// int8 tile: 16 x 32 = 544 bytes: 8 vectors of 64 bytes, vector j holding for each row inputs 4j .. 4j+3; then
+// 16 fp16 scales. A matrix [rows, columns] is rows/16 rows of columns/32 tiles.
+//
+// Activations are rounded to int8 in the same groups of 32 (ggml's Q8_0 rule), so a product is exact integer
+// arithmetic inside a group and float32 across groups.
+#pragma once
+#include <cstdint>
+
+namespace jg {
+
+constexpr int kTileRows = 16;
+constexpr int kGroup = 32;
+constexpr int kInt4Tile = 288;
+constexpr int kInt8Tile = 544;
+
+// Activations [rows, columns] in int8, and for each group of 32 its scale and the sum of its values.
+struct Activations {
+  const int8_t* values;
+  const float* scales;
+  const int32_t* sums;
+  int64_t columns;
+};
+
+// Attention of one new token of one sequence in one layer.
+struct Attend {
+  const float* query;      // [heads, width]
+  const uint16_t* keys;    // bf16; kv head h begins at h * head_stride and holds [positions, width]
+  const uint16_t* values;  // like keys
+  float* out;              // [heads, width]
+  int64_t heads, kv_heads, width, positions, head_stride;
+  float scale;
+};
+
+// What one instruction set offers. Every function does one independent piece of work on one thread.
+struct Table {
+  const char* name;
+  // One row of `columns` floats to int8.
+  void (*quantize_row)(const float* x, int64_t columns, int8_t* values, float* scales, int32_t* sums);
+  // y[m * ldy + r] for `rows` rows m of x and the 16 outputs r of one row of tiles.
+  void (*int4_tiles)(const uint8_t* tiles, const Activations& x, int64_t rows, float* y, int64_t ldy);
+  void (*int8_tiles)(const uint8_t* tiles, const Activations& x, int64_t rows, float* y, int64_t ldy);
+  // out[i] = gelu_tanh(gate[i]) * up[i]
+  void (*gated_gelu)(const float* gate, const float* up, float* out, int64_t count);
+  // Query heads first .. first + count - 1, which share one kv head; `scores` is scratch, count * positions floats.
+  void (*attend)(const Attend& a, int64_t first, int64_t count, float* scores);
+};
+
+extern const Table portable_table;
+#if defined(__x86_64__)
+extern const Table avx2_table;
+extern const Table avx512_table;
+#elif defined(__aarch64__)
+extern const Table neon_table;
+#endif
+
+}  // namespace jg

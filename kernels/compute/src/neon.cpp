@@ -1,0 +1,95 @@
+// NEON with the dot product extension (Armv8.2-A, every Apple M chip): 4 outputs a vector.
+#if defined(__aarch64__)
+#include <arm_neon.h>
+
+#include "kernels.h"
+
+namespace {
+
+struct Isa {
+  static constexpr int kLanes = 4;
+  static constexpr int kBlock = 8;
+  using Int = int32x4_t;
+  using Float = float32x4_t;
+
+  static Float zero() { return vdupq_n_f32(0); }
+  static Float set(float f) { return vdupq_n_f32(f); }
+  static Float load_floats(const float* p) { return vld1q_f32(p); }
+  static void store(float* p, Float v) { vst1q_f32(p, v); }
+  static Float add(Float a, Float b) { return vaddq_f32(a, b); }
+  static Float mul(Float a, Float b) { return vmulq_f32(a, b); }
+  static Float div(Float a, Float b) { return vdivq_f32(a, b); }
+  static Float fma(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
+  static Float to_float(Int v) { return vcvtq_f32_s32(v); }
+  static Float half(const uint8_t* p) { return vcvt_f32_f16(vld1_f16((const float16_t*)p)); }
+  static Float bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+  static float sum(Float v) { return vaddvq_f32(v); }
+  static Float exp(Float x) {
+    x = vminq_f32(vmaxq_f32(x, set(-87.0f)), set(88.0f));
+    const Float n = vrndnq_f32(mul(x, set(1.44269504f)));
+    Float f = vfmsq_f32(x, n, set(0.693359375f));
+    f = vfmsq_f32(f, n, set(-2.12194440e-4f));
+    Float p = set(1.0f / 720);
+    p = fma(p, f, set(1.0f / 120));
+    p = fma(p, f, set(1.0f / 24));
+    p = fma(p, f, set(1.0f / 6));
+    p = fma(p, f, set(0.5f));
+    p = fma(p, f, set(1.0f));
+    p = fma(p, f, set(1.0f));
+    const Int power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
+    return mul(p, vreinterpretq_f32_s32(power));
+  }
+
+  struct Group {
+    int8x16_t v[8];
+  };
+  template <bool kFour>
+  static Group load(const uint8_t* tile, int64_t row) {
+    Group group;
+    for (int j = 0; j < (kFour ? 4 : 8); j++) {
+      const uint8x16_t bytes = vld1q_u8(tile + 64 * j + 4 * row);
+      if constexpr (kFour) {
+        const int8x16_t eight = vdupq_n_s8(8);
+        group.v[j] = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), eight);
+        group.v[j + 4] = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4)), eight);
+      } else {
+        group.v[j] = vreinterpretq_s8_u8(bytes);
+      }
+    }
+    return group;
+  }
+  static Int dot(const Group& group, const int8_t* x, int32_t) {
+    const int8x16_t low = vld1q_s8(x), high = vld1q_s8(x + 16);
+    Int total = vdupq_n_s32(0);
+    total = vdotq_laneq_s32(total, group.v[0], low, 0);
+    total = vdotq_laneq_s32(total, group.v[1], low, 1);
+    total = vdotq_laneq_s32(total, group.v[2], low, 2);
+    total = vdotq_laneq_s32(total, group.v[3], low, 3);
+    total = vdotq_laneq_s32(total, group.v[4], high, 0);
+    total = vdotq_laneq_s32(total, group.v[5], high, 1);
+    total = vdotq_laneq_s32(total, group.v[6], high, 2);
+    return vdotq_laneq_s32(total, group.v[7], high, 3);
+  }
+
+  static void quantize(const float* x, int8_t* values, float* scale, int32_t* sum) {
+    Float peak = zero();
+    for (int i = 0; i < 32; i += 4) peak = vmaxq_f32(peak, vabsq_f32(vld1q_f32(x + i)));
+    const float biggest = vmaxvq_f32(peak);
+    const Float inverse = set(biggest > 0 ? 127.0f / biggest : 0.0f);
+    Int total = vdupq_n_s32(0);
+    for (int i = 0; i < 32; i += 8) {
+      const Int a = vcvtnq_s32_f32(mul(vld1q_f32(x + i), inverse));
+      const Int b = vcvtnq_s32_f32(mul(vld1q_f32(x + i + 4), inverse));
+      total = vaddq_s32(total, vaddq_s32(a, b));
+      vst1_s8(values + i, vmovn_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b))));
+    }
+    *sum = vaddvq_s32(total);
+    *scale = biggest / 127.0f;
+  }
+};
+
+}  // namespace
+
+#include "kernels.inl"
+JG_TABLE(neon_table, "neon-dotprod")
+#endif
