@@ -222,8 +222,8 @@ class ModelCard:
     ("explain", "transcribe") to the words this model was trained on. ``table_form`` names how a data frame
     is written for it: "digest" (ours, for large models) or "columns" (one line a column, demo model).
     ``instruct`` False: a base model that continues text and knows no turns. ``turns`` False: it was trained on single
-    questions, so earlier turns are not sent to it. ``extras`` False: it knows only the words it was trained on, so nothing
-    is added to a question: no axis texts beside a plot, no words about the form of the answer.
+    questions, so earlier turns are not sent to it. ``extras`` False: it knows only the words it was trained on, so
+    nothing is added to a question: no axis texts beside a plot, no words about the form of the answer.
     """
 
     name: str
