@@ -7,8 +7,10 @@ server instead and never starts anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,31 @@ CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 600.0
 
 
+class Hangup:
+    """Ends a call of :class:`Client` from another thread, at once, even while it waits: hand it in, then call it."""
+
+    def __init__(self) -> None:
+        self.called = False
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def __call__(self) -> None:
+        """Break the connection; the call raises :class:`~jupyter_gemma.errors.ServerLost`."""
+        with self._lock:
+            self.called = True
+            if self._socket is not None:
+                with suppress(OSError):  # it is closed already
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def watch(self, name: str, info: Mapping[str, Any]) -> None:
+        """Note the socket; httpcore's trace extension calls this for everything that it does."""
+        if name == "connection.connect_tcp.complete":
+            with self._lock:
+                self._socket = info["return_value"].get_extra_info("socket")
+            if self.called:
+                self()
+
+
 class Client:
     """Asks the model server. Holds no connection: each call finds the server anew, so a dead one is replaced.
 
@@ -40,10 +67,11 @@ class Client:
         self.settings = settings
         self._on_progress = on_progress
 
-    def stream(self, request: Request) -> Iterator[Chunk]:
+    def stream(self, request: Request, hangup: Hangup | None = None) -> Iterator[Chunk]:
         """The answer, piece by piece; progress comes as chunks of its own, the last one has the finish and usage.
 
-        Closing the generator, or an exception in it such as KeyboardInterrupt, makes the server stop computing.
+        Closing the generator, an exception in it such as KeyboardInterrupt, or calling ``hangup`` from another thread
+        makes the server stop computing.
 
         Raises:
             GemmaError: what the server met, as the same class.
@@ -52,7 +80,7 @@ class Client:
         base, headers = self._address()
         body = _encode(request_body(self._named(request)))
         decoder = AnswerDecoder()
-        with _lines("POST", f"{base}/chat/completions", headers, body) as lines:
+        with _lines("POST", f"{base}/chat/completions", headers, body, hangup) as lines:
             for line in lines:
                 yield from decoder.feed(line)
         if not decoder.finished:
@@ -167,7 +195,9 @@ def _call(method: str, url: str, headers: dict[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _lines(method: str, url: str, headers: dict[str, str], body: bytes | None = None) -> Iterator[Iterator[str]]:
+def _lines(
+    method: str, url: str, headers: dict[str, str], body: bytes | None = None, hangup: Hangup | None = None
+) -> Iterator[Iterator[str]]:
     """The lines of a successful answer, as they come; leaving early closes the connection.
 
     This machine's own server is reached without the environment's proxies, and without loading certificates.
@@ -176,11 +206,12 @@ def _lines(method: str, url: str, headers: dict[str, str], body: bytes | None = 
 
     timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     headers = {**headers, "Content-Type": "application/json"}
+    extensions = {"trace": hangup.watch} if hangup else {}
     try:
         local = httpx.URL(url).host in LOCAL_HOSTS
         with (
             httpx.Client(trust_env=not local, verify=not local, timeout=timeout) as client,
-            client.stream(method, url, headers=headers, content=body) as response,
+            client.stream(method, url, headers=headers, content=body, extensions=extensions) as response,
         ):
             if not response.is_success:
                 raise _refused(response)
