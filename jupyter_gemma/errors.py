@@ -6,11 +6,14 @@
     │   ├── BadImage          400  a picture that cannot be used
     │   ├── BadAudio          400  a clip that cannot be used
     │   ├── PromptTooLong     400  more tokens than the context holds
-    │   └── UnsupportedInput  400  this model cannot take that kind of input
+    │   ├── UnsupportedInput  400  this model cannot take that kind of input
+    │   ├── NoConversation    404  the panel has no such conversation
+    │   └── ConversationChanged 409  another tab saved the conversation meanwhile
     ├── ModelError            500  the model's files or their loading
     │   ├── UnknownModel      404  no such model is installed
     │   ├── BadCheckpoint     422  a file that is truncated, foreign or inconsistent
     │   └── OutOfMemory       507  the model does not fit
+    ├── BadAnswer             422  the answer has not the form that was asked for
     └── ServerError           503  between client and server
         ├── ServerNotRunning  503  no server, and none may be started
         ├── ServerStartFailed 503  the server did not come up
@@ -85,6 +88,20 @@ class UnsupportedInput(RequestError):
     code = "unsupported_input"
 
 
+class NoConversation(RequestError):
+    """The panel has no conversation of that name."""
+
+    code = "no_conversation"
+    status = 404
+
+
+class ConversationChanged(RequestError):
+    """Another tab saved the conversation meanwhile."""
+
+    code = "conversation_changed"
+    status = 409
+
+
 class ModelError(GemmaError):
     """The model's files or their loading."""
 
@@ -110,6 +127,13 @@ class OutOfMemory(ModelError):
 
     code = "out_of_memory"
     status = 507
+
+
+class BadAnswer(GemmaError):
+    """The answer has not the form that was asked for."""
+
+    code = "bad_answer"
+    status = 422
 
 
 class ServerError(GemmaError):
