@@ -37,6 +37,16 @@ class Settings(Configurable):
         ["gemma", "echo"], "gemma", help="What the server answers with; echo: a test engine that repeats what it gets."
     ).tag(config=True)
     port = Int(0, help="Port of the server on 127.0.0.1; 0: any free one.").tag(config=True)
+    unix_socket = Unicode("", help="Path of a Unix socket on which the server listens too; empty: none.").tag(
+        config=True
+    )
+    keep_alive = Float(900.0, help="Seconds without a question after which the model is unloaded; -1: never.").tag(
+        config=True
+    )
+    idle_exit = Float(43200.0, help="Seconds without a question after which the server ends; -1: never.").tag(
+        config=True
+    )
+    log_prompts = Bool(False, help="Write questions and answers into the server's log.").tag(config=True)
     device = Enum(["auto", "cpu", "cuda", "mps"], "auto", help="Where to compute.").tag(config=True)
     quantization = Enum(
         ["auto", "none", "int8", "int4"],

@@ -176,11 +176,21 @@ class TokenChance:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of a transcript: seconds from the beginning of the clip, and the words said in it."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """One piece of an answer. Text and thinking are deltas; ``usage`` and ``finish`` come with the last.
 
     ``logprobs``: the tokens of the answer's text since the last chunk that had some, where they were asked for; they
     may come before their text, which is held back while it can still become a tag or a stop string.
+    ``segment``: a finished piece of a transcript, see :meth:`Engine.transcribe`.
     """
 
     text: str = ""
@@ -190,6 +200,7 @@ class Chunk:
     finish: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[TokenChance, ...] = ()
+    segment: Segment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +209,8 @@ class EngineStatus:
 
     ``cache_bytes`` of ``cache_limit`` are reserved for keys and values of running and kept conversations.
     ``cache_hits`` requests found a part of their prompt there: ``cached_tokens`` in all. ``tokens_per_second`` were
-    written over the last seconds, by all answers together.
+    written over the last seconds, by all answers together. ``digest`` names the weights, ``quantization`` their form;
+    ``weight_bytes`` is what they take.
     """
 
     active: int = 0
@@ -212,6 +224,9 @@ class EngineStatus:
     cache_bytes: int = 0
     cache_limit: int = 0
     cache_hits: int = 0
+    digest: str = ""
+    quantization: str = ""
+    weight_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +263,14 @@ class Engine(Protocol):
         Setting ``cancel`` or closing the iterator ends the stream within one step, with finish "cancelled".
         May be called from many threads; the streams run side by side.
         Raises a :class:`~jupyter_gemma.errors.GemmaError` for a request that cannot be answered.
+        """
+        ...
+
+    def transcribe(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+        """Write down what is said in the one clip of ``request``, however long; its text, if any, is context.
+
+        Yields chunks with progress or a :class:`Segment`; the last one is as in :meth:`stream`. Ends, raises and may
+        be called as :meth:`stream`.
         """
         ...
 
