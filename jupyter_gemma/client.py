@@ -48,7 +48,7 @@ class Hangup:
 
     def watch(self, name: str, info: Mapping[str, Any]) -> None:
         """Note the socket; httpcore's trace extension calls this for everything that it does."""
-        if name == "connection.connect_tcp.complete":
+        if name in ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete"):
             with self._lock:
                 self._socket = info["return_value"].get_extra_info("socket")
             if self.called:

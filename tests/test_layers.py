@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": CONTRACT | {"settings", "model"},
     "server": CONTRACT | {"settings", "discovery", "wire"},
     "notebook": CONTRACT | {"settings", "client"},
-    "lab": CONTRACT | {"settings", "client"},
+    "lab": CONTRACT | {"settings", "client", "wire"},
     "finetune": CONTRACT | {"settings", "model", "engine"},
     "__main__": {"cli"},
     "__init__": {"notebook", "lab"},

@@ -12,13 +12,15 @@ from tornado import web
 from tornado.httpclient import HTTPClientError
 
 from jupyter_gemma.errors import ServerLost
-from jupyter_gemma.lab import routes
+from jupyter_gemma.lab import handlers, routes
 
 VERBS = ("get", "head", "post", "put", "patch", "delete")
-HANDLERS = [
-    value
-    for value in vars(routes).values()
-    if inspect.isclass(value) and issubclass(value, routes.GemmaHandler) and value is not routes.GemmaHandler
+HANDLERS = [handler for _, handler in routes.ROUTES]
+CALLS = [
+    (path.replace("([^/]+)", "some-id"), verb.upper())
+    for path, handler in routes.ROUTES
+    for verb in VERBS
+    if verb in vars(handler)
 ]
 
 
@@ -35,7 +37,7 @@ def answer(monkeypatch):
                 raise said
             return said
 
-        monkeypatch.setattr(routes, "Client", lambda settings: SimpleNamespace(status=status))
+        monkeypatch.setattr(handlers, "Client", lambda settings, tell: SimpleNamespace(status=status))
         return threads
 
     return set_answer
@@ -44,10 +46,10 @@ def answer(monkeypatch):
 async def test_status_is_the_handshake(jp_fetch, answer) -> None:
     threads = answer({"state": "ready", "model": "demo"})
     reply = await jp_fetch("jupyter-gemma", "status")
-    assert json.loads(reply.body) == {
-        "version": version("jupyter-gemma"),
-        "server": {"state": "ready", "model": "demo"},
-    }
+    said = json.loads(reply.body)
+    assert said["version"] == version("jupyter-gemma")
+    assert said["server"] == {"state": "ready", "model": "demo"}
+    assert said["command"].endswith(" -m jupyter_gemma")
     assert reply.headers["Content-Type"].startswith("application/json")
     assert len(threads) == 1
     assert threads[0] is not threading.main_thread()
@@ -70,10 +72,29 @@ async def test_an_error_keeps_its_status_and_its_way_out(jp_fetch, answer) -> No
 
 async def test_without_token_nothing_is_told(jp_base_url, jp_serverapp, http_server_client, answer) -> None:
     answer({"state": "ready"})
-    with pytest.raises(HTTPClientError) as caught:
-        await http_server_client.fetch(f"{jp_base_url}jupyter-gemma/status", follow_redirects=False)
-    assert caught.value.code == 403
-    assert b"ready" not in caught.value.response.body
+    for path, verb in CALLS:
+        body = b"{}" if verb in ("POST", "PUT") else None
+        with pytest.raises(HTTPClientError) as caught:
+            await http_server_client.fetch(f"{jp_base_url}{path[1:]}", method=verb, body=body, follow_redirects=False)
+        assert caught.value.code == 403, (verb, path)
+        assert b"ready" not in caught.value.response.body
+
+
+@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.__name__)
+def test_every_verb_is_authenticated(handler) -> None:
+    verbs = [vars(handler)[verb] for verb in VERBS if verb in vars(handler)]
+    assert verbs
+    for verb in verbs:
+        assert verb.__code__.co_filename == web.__file__, f"{verb.__name__} lacks @web.authenticated"
+
+
+def test_every_handler_has_a_route() -> None:
+    made = {
+        value
+        for value in vars(routes).values()
+        if inspect.isclass(value) and issubclass(value, handlers.GemmaHandler) and value.__module__ == routes.__name__
+    }
+    assert made == set(HANDLERS)
 
 
 async def test_the_base_url_comes_first(jp_base_url, jp_serverapp, jp_auth_header, http_server_client, answer) -> None:
@@ -84,14 +105,6 @@ async def test_the_base_url_comes_first(jp_base_url, jp_serverapp, jp_auth_heade
     with pytest.raises(HTTPClientError) as caught:
         await http_server_client.fetch("/jupyter-gemma/status", headers=jp_auth_header)
     assert caught.value.code == 404
-
-
-@pytest.mark.parametrize("handler", HANDLERS, ids=lambda handler: handler.__name__)
-def test_every_verb_is_authenticated(handler) -> None:
-    verbs = [vars(handler)[verb] for verb in VERBS if verb in vars(handler)]
-    assert verbs
-    for verb in verbs:
-        assert verb.__code__.co_filename == web.__file__, f"{verb.__name__} lacks @web.authenticated"
 
 
 def test_the_extension_is_enabled_by_the_installed_config(jp_serverapp) -> None:
