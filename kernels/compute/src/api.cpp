@@ -49,7 +49,7 @@ const jg::Table*& table() {
 struct Scratch {
   std::vector<int8_t> values;
   std::vector<float> scales;
-  std::vector<int32_t> sums;
+  std::vector<float> sums;
 };
 
 jg::Activations quantize(const float* x, int64_t rows, int64_t columns) {

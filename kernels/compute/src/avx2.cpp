@@ -8,8 +8,7 @@ namespace {
 
 struct Isa {
   static constexpr int kLanes = 8;
-  static constexpr int kBlock = 4;  // 8 registers of weights, 4 sums, the rest scratch: 16 in all
-  using Int = __m256i;
+  static constexpr int kBlock = 4;  // 8 registers of sums, 4 of weights, the rest scratch: 16 in all
   using Float = __m256;
 
   static Float zero() { return _mm256_setzero_ps(); }
@@ -20,7 +19,6 @@ struct Isa {
   static Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
   static Float div(Float a, Float b) { return _mm256_div_ps(a, b); }
   static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
-  static Float to_float(Int v) { return _mm256_cvtepi32_ps(v); }
   static Float half(const uint8_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
   static Float bf16(const uint16_t* p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
@@ -44,56 +42,49 @@ struct Isa {
     p = fma(p, f, set(0.5f));
     p = fma(p, f, set(1.0f));
     p = fma(p, f, set(1.0f));
-    const Int power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     return mul(p, _mm256_castsi256_ps(power));
   }
 
-  struct Four {
-    Int v[8];
-  };
-  struct Eight {
-    Int v[8];
-  };
-  template <bool kFour>
-  static auto load(const uint8_t* tile, int64_t row) {
-    if constexpr (kFour) {
-      Four group;
-      const Int low = _mm256_set1_epi8(15);
-      for (int j = 0; j < 4; j++) {
-        const Int pair = _mm256_loadu_si256((const Int*)(tile + 64 * j + 4 * row));
-        group.v[j] = _mm256_and_si256(pair, low);
-        group.v[j + 4] = _mm256_and_si256(_mm256_srli_epi16(pair, 4), low);
-      }
-      return group;
-    } else {
-      Eight group;
-      for (int j = 0; j < 8; j++) group.v[j] = _mm256_loadu_si256((const Int*)(tile + 64 * j + 4 * row));
-      return group;
-    }
+  using Weights = __m256i;
+  using Sum = __m256i;  // int4: 16 words, two for each output; int8: 8 double words
+
+  static Weights low_nibbles(const uint8_t* p) { return _mm256_and_si256(bytes(p), _mm256_set1_epi8(15)); }
+  static Weights high_nibbles(const uint8_t* p) {
+    return _mm256_and_si256(_mm256_srli_epi16(bytes(p), 4), _mm256_set1_epi8(15));
   }
-  static Int four(const int8_t* x) {
+  static Weights bytes(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+  static __m256i four(const int8_t* x) {
     int32_t bytes;
     __builtin_memcpy(&bytes, x, 4);
     return _mm256_set1_epi32(bytes);
   }
-  // Eight products of at most 2 * 15 * 127 stay below 2^15: one widening at the end is enough.
-  static Int dot(const Four& w, const int8_t* x, int32_t sum) {
-    Int words = _mm256_maddubs_epi16(w.v[0], four(x));
-    for (int j = 1; j < 8; j++) words = _mm256_add_epi16(words, _mm256_maddubs_epi16(w.v[j], four(x + 4 * j)));
-    return _mm256_sub_epi32(_mm256_madd_epi16(words, _mm256_set1_epi16(1)), _mm256_set1_epi32(8 * sum));
+  template <bool kFour>
+  static Sum none() {
+    return _mm256_setzero_si256();
   }
-  // maddubs wants one unsigned side: move the signs of the weights to x. (Even a weight of -128 comes out right.)
-  static Int dot(const Eight& w, const int8_t* x, int32_t) {
-    Int total = _mm256_setzero_si256();
-    for (int j = 0; j < 8; j++) {
-      const Int xs = four(x + 4 * j);
-      const Int words = _mm256_maddubs_epi16(_mm256_abs_epi8(w.v[j]), _mm256_sign_epi8(xs, w.v[j]));
-      total = _mm256_add_epi32(total, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
-    }
-    return total;
+  // int4: a word takes the eight products of a group, each at most 2 * 15 * 127, without overflow.
+  // int8: maddubs wants one unsigned side: the signs of the weights move to x. (Even -128 comes out right.)
+  template <bool kFour>
+  static Sum dot(Sum sum, Weights w, __m256i x) {
+    if constexpr (kFour) return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    const __m256i words = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+  }
+  template <bool kFour>
+  static Float total(Sum sum) {
+    return _mm256_cvtepi32_ps(kFour ? _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) : sum);
+  }
+  template <bool kFour>
+  static constexpr float bias() {
+    return kFour ? 8.0f : 0.0f;
   }
 
-  static void quantize(const float* x, int8_t* values, float* scale, int32_t* sum) {
+  struct Group {
+    float scale;
+    int32_t sum;
+  };
+  static Group quantize(const float* x, int8_t* values) {
     const Float sign = set(-0.0f);
     Float v[4], peak = zero();
     for (int j = 0; j < 4; j++) {
@@ -104,19 +95,18 @@ struct Isa {
     top = _mm_max_ps(top, _mm_movehl_ps(top, top));
     const float biggest = _mm_cvtss_f32(_mm_max_ss(top, _mm_movehdup_ps(top)));
     const Float inverse = set(biggest > 0 ? 127.0f / biggest : 0.0f);
-    Int whole[4], total = _mm256_setzero_si256();
+    __m256i whole[4], total = _mm256_setzero_si256();
     for (int j = 0; j < 4; j++) {
       whole[j] = _mm256_cvtps_epi32(mul(v[j], inverse));
       total = _mm256_add_epi32(total, whole[j]);
     }
-    const Int words = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
-    const Int order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    _mm256_storeu_si256((Int*)values, _mm256_permutevar8x32_epi32(words, order));
+    const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256((__m256i*)values, _mm256_permutevar8x32_epi32(words, order));
     __m128i t = _mm_add_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
     t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
     t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
-    *sum = _mm_cvtsi128_si32(t);
-    *scale = biggest / 127.0f;
+    return {biggest / 127.0f, _mm_cvtsi128_si32(t)};
   }
 };
 

@@ -9,7 +9,6 @@ namespace {
 struct Isa {
   static constexpr int kLanes = 16;
   static constexpr int kBlock = 8;
-  using Int = __m512i;
   using Float = __m512;
 
   static Float zero() { return _mm512_setzero_ps(); }
@@ -20,7 +19,6 @@ struct Isa {
   static Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
   static Float div(Float a, Float b) { return _mm512_div_ps(a, b); }
   static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
-  static Float to_float(Int v) { return _mm512_cvtepi32_ps(v); }
   static Float half(const uint8_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
   static Float bf16(const uint16_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
@@ -41,52 +39,50 @@ struct Isa {
     return _mm512_scalef_ps(p, n);
   }
 
-  struct Four {
-    Int v[8];
-  };
-  struct Eight {
-    Int v[8];
-  };
-  template <bool kFour>
-  static auto load(const uint8_t* tile, int64_t) {
-    if constexpr (kFour) {
-      Four group;
-      const Int low = _mm512_set1_epi8(15);
-      for (int j = 0; j < 4; j++) {
-        const Int pair = _mm512_loadu_si512(tile + 64 * j);
-        group.v[j] = _mm512_and_si512(pair, low);
-        group.v[j + 4] = _mm512_and_si512(_mm512_srli_epi16(pair, 4), low);
-      }
-      return group;
-    } else {
-      Eight group;  // + 128: unsigned
-      for (int j = 0; j < 8; j++)
-        group.v[j] = _mm512_xor_si512(_mm512_loadu_si512(tile + 64 * j), _mm512_set1_epi8(char(0x80)));
-      return group;
-    }
+  using Weights = __m512i;
+  using Sum = __m512i;
+
+  static Weights low_nibbles(const uint8_t* p) { return _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(15)); }
+  static Weights high_nibbles(const uint8_t* p) {
+    return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15));
   }
-  static Int four(const int8_t* x) {
+  static Weights bytes(const uint8_t* p) {  // + 128: unsigned, as dpbusd wants them
+    return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(char(0x80)));
+  }
+  static __m512i four(const int8_t* x) {
     int32_t bytes;
     __builtin_memcpy(&bytes, x, 4);
     return _mm512_set1_epi32(bytes);
   }
-  static Int sums(const Int* w, const int8_t* x, int32_t start) {
-    Int total = _mm512_set1_epi32(start);
-    for (int j = 0; j < 8; j++) total = _mm512_dpbusd_epi32(total, w[j], four(x + 4 * j));
-    return total;
+  template <bool kFour>
+  static Sum none() {
+    return _mm512_setzero_si512();
   }
-  static Int dot(const Four& w, const int8_t* x, int32_t sum) { return sums(w.v, x, -8 * sum); }
-  static Int dot(const Eight& w, const int8_t* x, int32_t sum) { return sums(w.v, x, -128 * sum); }
+  template <bool kFour>
+  static Sum dot(Sum sum, Weights w, __m512i x) {
+    return _mm512_dpbusd_epi32(sum, w, x);
+  }
+  template <bool kFour>
+  static Float total(Sum sum) {
+    return _mm512_cvtepi32_ps(sum);
+  }
+  template <bool kFour>
+  static constexpr float bias() {
+    return kFour ? 8.0f : 128.0f;
+  }
 
-  static void quantize(const float* x, int8_t* values, float* scale, int32_t* sum) {
+  struct Group {
+    float scale;
+    int32_t sum;
+  };
+  static Group quantize(const float* x, int8_t* values) {
     const Float a = load_floats(x), b = load_floats(x + 16);
     const float biggest = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
     const Float inverse = set(biggest > 0 ? 127.0f / biggest : 0.0f);
-    const Int first = _mm512_cvtps_epi32(mul(a, inverse)), second = _mm512_cvtps_epi32(mul(b, inverse));
+    const __m512i first = _mm512_cvtps_epi32(mul(a, inverse)), second = _mm512_cvtps_epi32(mul(b, inverse));
     _mm_storeu_si128((__m128i*)values, _mm512_cvtepi32_epi8(first));
     _mm_storeu_si128((__m128i*)(values + 16), _mm512_cvtepi32_epi8(second));
-    *sum = _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
-    *scale = biggest / 127.0f;
+    return {biggest / 127.0f, _mm512_reduce_add_epi32(_mm512_add_epi32(first, second))};
   }
 };
 

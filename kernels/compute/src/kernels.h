@@ -17,11 +17,11 @@ constexpr int kGroup = 32;
 constexpr int kInt4Tile = 288;
 constexpr int kInt8Tile = 544;
 
-// Activations [rows, columns] in int8, and for each group of 32 its scale and the sum of its values.
+// Activations [rows, columns] in int8, and for each group of 32 its scale and its sum (scale times all values).
 struct Activations {
   const int8_t* values;
   const float* scales;
-  const int32_t* sums;
+  const float* sums;
   int64_t columns;
 };
 
@@ -39,7 +39,7 @@ struct Attend {
 struct Table {
   const char* name;
   // One row of `columns` floats to int8.
-  void (*quantize_row)(const float* x, int64_t columns, int8_t* values, float* scales, int32_t* sums);
+  void (*quantize_row)(const float* x, int64_t columns, int8_t* values, float* scales, float* sums);
   // y[m * ldy + r] for `rows` rows m of x and the 16 outputs r of one row of tiles.
   void (*int4_tiles)(const uint8_t* tiles, const Activations& x, int64_t rows, float* y, int64_t ldy);
   void (*int8_tiles)(const uint8_t* tiles, const Activations& x, int64_t rows, float* y, int64_t ldy);

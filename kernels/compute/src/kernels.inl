@@ -1,66 +1,127 @@
 // The kernels, written once over a handful of vector primitives. A file for one instruction set defines
 // `struct Isa` in an anonymous namespace and includes this:
 //
-//   kLanes                     output rows held in one vector (kTileRows is a multiple of it)
-//   Int, Float                 vectors of kLanes int32 / float32
-//   zero(), set(f), load(p), store(p, v), add, mul, fma(a, b, c) = a * b + c, max, sum(v), biggest(v)
-//   to_float(Int), half(p)     conversions; half reads kLanes fp16
-//   bf16(p)                    reads kLanes bf16
-//   exp(v)
-//   Group4, load4(tile, row)   32 inputs of kLanes rows, starting at row `row` of a tile, unpacked from nibbles
-//   dot4(Group4, x, sum)       int32 dot products with 32 int8 activations
-//   Group8, load8, dot8        the same for int8 tiles
+//   kLanes                     outputs in one vector; a tile of 16 rows is 16 / kLanes parts
+//   kBlock                     rows of activations that share one pass over a tile, at most 8
+//   Float                      vector of kLanes float32
+//   zero(), set(f), load_floats(p), store(p, v), add, mul, div, fma(a, b, c) = a * b + c, sum(v), exp(v)
+//   half(p), bf16(p)           read kLanes fp16 / bf16
+//   Weights, Sum               a vector of 4 inputs for each output; what their products are added up in
+//   low_nibbles(p), high_nibbles(p)   one half of 4 bytes for each output
+//   bytes(p)                   reads 4 int8 for each output
+//   four(x)                    4 int8 activations, for every output
+//   none<kFour>()              an empty Sum
+//   dot<kFour>(sum, w, x)      sum + w . x
+//   total<kFour>(sum)          as Float
+//   bias<kFour>()              what unpacking added to every weight
 //   quantize(x, values) -> {scale, sum}   one group of 32 floats
 #include <cmath>
 
+#if defined(__clang__)
+#define JG_UNROLL _Pragma("clang loop unroll(full)")
+#define JG_KEEP _Pragma("clang loop unroll(disable)")
+#else
+#define JG_UNROLL _Pragma("GCC unroll 16")
+#define JG_KEEP _Pragma("GCC unroll 1")
+#endif
+
 namespace {
 
-// MB rows of activations share one pass over the weights of kLanes outputs.
+constexpr int kParts = jg::kTileRows / Isa::kLanes;
+
+// Adds the products of 4 inputs: MB rows of activations with the 16 rows of a tile.
 template <int MB, bool kFour>
-inline void tile_block(const uint8_t* tiles, int64_t lane_row, const jg::Activations& x, int64_t first, float* y,
-                       int64_t ldy) {
-  constexpr int kBytes = kFour ? jg::kInt4Tile : jg::kInt8Tile;
-  const int64_t groups = x.columns / jg::kGroup;
-  Isa::Float acc[MB];
-  for (int m = 0; m < MB; m++) acc[m] = Isa::zero();
-  for (int64_t g = 0; g < groups; g++) {
-    const uint8_t* tile = tiles + g * kBytes;
-    __builtin_prefetch(tile + 8 * kBytes);
-    __builtin_prefetch(tile + 8 * kBytes + 64);
-    __builtin_prefetch(tile + 8 * kBytes + 128);
-    __builtin_prefetch(tile + 8 * kBytes + 192);
-    const auto weights = Isa::template load<kFour>(tile, lane_row);
-    const Isa::Float scale = Isa::half(tile + kBytes - 2 * jg::kTileRows + 2 * lane_row);
-    for (int m = 0; m < MB; m++) {
-      const int64_t at = (first + m) * groups + g;
-      const Isa::Int dot = Isa::dot(weights, x.values + at * jg::kGroup, x.sums[at]);
-      acc[m] = Isa::fma(Isa::to_float(dot), Isa::mul(scale, Isa::set(x.scales[at])), acc[m]);
+inline void add_dots(const typename Isa::Weights (&w)[kParts], const int8_t* const (&x)[MB], int64_t offset,
+                     typename Isa::Sum (&sums)[MB][kParts]) {
+  JG_UNROLL
+  for (int m = 0; m < MB; m++) {
+    const auto inputs = Isa::four(x[m] + offset);
+    JG_UNROLL
+    for (int p = 0; p < kParts; p++) sums[m][p] = Isa::template dot<kFour>(sums[m][p], w[p], inputs);
+  }
+}
+
+// The dot products of one group.
+template <int MB, bool kFour>
+inline void group_sums(const uint8_t* tile, const int8_t* const (&x)[MB], typename Isa::Sum (&sums)[MB][kParts]) {
+  // Left a loop: unrolled, compilers load far ahead and spill the sums.
+  JG_KEEP
+  for (int j = 0; j < (kFour ? 4 : 8); j++) {
+    typename Isa::Weights w[kParts];
+    const uint8_t* at = tile + 64 * j;
+    JG_UNROLL
+    for (int p = 0; p < kParts; p++) w[p] = kFour ? Isa::low_nibbles(at + 64 / kParts * p) : Isa::bytes(at + 64 / kParts * p);
+    add_dots<MB, kFour>(w, x, 4 * j, sums);
+    if constexpr (kFour) {
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++) w[p] = Isa::high_nibbles(at + 64 / kParts * p);
+      add_dots<MB, kFour>(w, x, 16 + 4 * j, sums);
     }
   }
-  for (int m = 0; m < MB; m++) Isa::store(y + (first + m) * ldy + lane_row, acc[m]);
+}
+
+// MB rows of activations, from row `first` on, with one row of tiles.
+template <int MB, bool kFour>
+void tile_block(const uint8_t* tiles, const jg::Activations& a, int64_t first, float* y, int64_t ldy) {
+  constexpr int kBytes = kFour ? jg::kInt4Tile : jg::kInt8Tile;
+  constexpr int kScales = kBytes - 2 * jg::kTileRows;
+  const int64_t groups = a.columns / jg::kGroup;
+  typename Isa::Float acc[MB][kParts];
+  for (int m = 0; m < MB; m++)
+    for (int p = 0; p < kParts; p++) acc[m][p] = Isa::zero();
+  for (int64_t g = 0; g < groups; g++) {
+    const uint8_t* tile = tiles + g * kBytes;
+    for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(tile + 8 * kBytes + line);
+    const int8_t* x[MB];
+    typename Isa::Sum sums[MB][kParts];
+    JG_UNROLL
+    for (int m = 0; m < MB; m++) {
+      x[m] = a.values + ((first + m) * groups + g) * jg::kGroup;
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++) sums[m][p] = Isa::template none<kFour>();
+    }
+    group_sums<MB, kFour>(tile, x, sums);
+    typename Isa::Float weight_scale[kParts];
+    JG_UNROLL
+    for (int p = 0; p < kParts; p++) weight_scale[p] = Isa::half(tile + kScales + 2 * Isa::kLanes * p);
+    JG_UNROLL
+    for (int m = 0; m < MB; m++) {
+      const int64_t at = (first + m) * groups + g;
+      const auto scale = Isa::set(a.scales[at]);
+      const auto offset = Isa::mul(Isa::set(-Isa::template bias<kFour>()), Isa::set(a.sums[at]));
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++) {
+        const auto value = Isa::fma(Isa::template total<kFour>(sums[m][p]), scale, offset);
+        acc[m][p] = Isa::fma(value, weight_scale[p], acc[m][p]);
+      }
+    }
+  }
+  for (int m = 0; m < MB; m++)
+    for (int p = 0; p < kParts; p++) Isa::store(y + (first + m) * ldy + p * Isa::kLanes, acc[m][p]);
 }
 
 template <bool kFour>
 void tiles_product(const uint8_t* tiles, const jg::Activations& x, int64_t rows, float* y, int64_t ldy) {
-  for (int64_t lane_row = 0; lane_row < jg::kTileRows; lane_row += Isa::kLanes) {
-    int64_t m = 0;
-    for (; m + Isa::kBlock <= rows; m += Isa::kBlock) tile_block<Isa::kBlock, kFour>(tiles, lane_row, x, m, y, ldy);
-    switch (rows - m) {
-      case 7: tile_block<7, kFour>(tiles, lane_row, x, m, y, ldy); break;
-      case 6: tile_block<6, kFour>(tiles, lane_row, x, m, y, ldy); break;
-      case 5: tile_block<5, kFour>(tiles, lane_row, x, m, y, ldy); break;
-      case 4: tile_block<4, kFour>(tiles, lane_row, x, m, y, ldy); break;
-      case 3: tile_block<3, kFour>(tiles, lane_row, x, m, y, ldy); break;
-      case 2: tile_block<2, kFour>(tiles, lane_row, x, m, y, ldy); break;
-      case 1: tile_block<1, kFour>(tiles, lane_row, x, m, y, ldy); break;
-      default: break;
-    }
+  int64_t m = 0;
+  for (; m + Isa::kBlock <= rows; m += Isa::kBlock) tile_block<Isa::kBlock, kFour>(tiles, x, m, y, ldy);
+  switch (rows - m) {
+    case 7: tile_block<7, kFour>(tiles, x, m, y, ldy); break;
+    case 6: tile_block<6, kFour>(tiles, x, m, y, ldy); break;
+    case 5: tile_block<5, kFour>(tiles, x, m, y, ldy); break;
+    case 4: tile_block<4, kFour>(tiles, x, m, y, ldy); break;
+    case 3: tile_block<3, kFour>(tiles, x, m, y, ldy); break;
+    case 2: tile_block<2, kFour>(tiles, x, m, y, ldy); break;
+    case 1: tile_block<1, kFour>(tiles, x, m, y, ldy); break;
+    default: break;
   }
 }
 
-void quantize_row(const float* x, int64_t columns, int8_t* values, float* scales, int32_t* sums) {
-  for (int64_t g = 0; g < columns / jg::kGroup; g++)
-    Isa::quantize(x + g * jg::kGroup, values + g * jg::kGroup, scales + g, sums + g);
+void quantize_row(const float* x, int64_t columns, int8_t* values, float* scales, float* sums) {
+  for (int64_t g = 0; g < columns / jg::kGroup; g++) {
+    const auto found = Isa::quantize(x + g * jg::kGroup, values + g * jg::kGroup);
+    scales[g] = found.scale;
+    sums[g] = found.scale * float(found.sum);
+  }
 }
 
 // gelu_tanh(x) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3).

@@ -8,8 +8,7 @@ namespace {
 
 struct Isa {
   static constexpr int kLanes = 4;
-  static constexpr int kBlock = 8;
-  using Int = int32x4_t;
+  static constexpr int kBlock = 4;
   using Float = float32x4_t;
 
   static Float zero() { return vdupq_n_f32(0); }
@@ -20,7 +19,6 @@ struct Isa {
   static Float mul(Float a, Float b) { return vmulq_f32(a, b); }
   static Float div(Float a, Float b) { return vdivq_f32(a, b); }
   static Float fma(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
-  static Float to_float(Int v) { return vcvtq_f32_s32(v); }
   static Float half(const uint8_t* p) { return vcvt_f32_f16(vld1_f16((const float16_t*)p)); }
   static Float bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
   static float sum(Float v) { return vaddvq_f32(v); }
@@ -36,55 +34,59 @@ struct Isa {
     p = fma(p, f, set(0.5f));
     p = fma(p, f, set(1.0f));
     p = fma(p, f, set(1.0f));
-    const Int power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
+    const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
     return mul(p, vreinterpretq_f32_s32(power));
   }
 
-  struct Group {
-    int8x16_t v[8];
-  };
-  template <bool kFour>
-  static Group load(const uint8_t* tile, int64_t row) {
-    Group group;
-    for (int j = 0; j < (kFour ? 4 : 8); j++) {
-      const uint8x16_t bytes = vld1q_u8(tile + 64 * j + 4 * row);
-      if constexpr (kFour) {
-        const int8x16_t eight = vdupq_n_s8(8);
-        group.v[j] = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))), eight);
-        group.v[j + 4] = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4)), eight);
-      } else {
-        group.v[j] = vreinterpretq_s8_u8(bytes);
-      }
-    }
-    return group;
+  using Weights = int8x16_t;
+  using Sum = int32x4_t;
+
+  static Weights low_nibbles(const uint8_t* p) {
+    return vsubq_s8(vreinterpretq_s8_u8(vandq_u8(vld1q_u8(p), vdupq_n_u8(15))), vdupq_n_s8(8));
   }
-  static Int dot(const Group& group, const int8_t* x, int32_t) {
-    const int8x16_t low = vld1q_s8(x), high = vld1q_s8(x + 16);
-    Int total = vdupq_n_s32(0);
-    total = vdotq_laneq_s32(total, group.v[0], low, 0);
-    total = vdotq_laneq_s32(total, group.v[1], low, 1);
-    total = vdotq_laneq_s32(total, group.v[2], low, 2);
-    total = vdotq_laneq_s32(total, group.v[3], low, 3);
-    total = vdotq_laneq_s32(total, group.v[4], high, 0);
-    total = vdotq_laneq_s32(total, group.v[5], high, 1);
-    total = vdotq_laneq_s32(total, group.v[6], high, 2);
-    return vdotq_laneq_s32(total, group.v[7], high, 3);
+  static Weights high_nibbles(const uint8_t* p) {
+    return vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p), 4)), vdupq_n_s8(8));
+  }
+  static Weights bytes(const uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
+  static int8x16_t four(const int8_t* x) {
+    int32_t bytes;
+    __builtin_memcpy(&bytes, x, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(bytes));
+  }
+  template <bool kFour>
+  static Sum none() {
+    return vdupq_n_s32(0);
+  }
+  template <bool kFour>
+  static Sum dot(Sum sum, Weights w, int8x16_t x) {
+    return vdotq_s32(sum, w, x);
+  }
+  template <bool kFour>
+  static Float total(Sum sum) {
+    return vcvtq_f32_s32(sum);
+  }
+  template <bool kFour>
+  static constexpr float bias() {
+    return 0.0f;
   }
 
-  static void quantize(const float* x, int8_t* values, float* scale, int32_t* sum) {
+  struct Group {
+    float scale;
+    int32_t sum;
+  };
+  static Group quantize(const float* x, int8_t* values) {
     Float peak = zero();
     for (int i = 0; i < 32; i += 4) peak = vmaxq_f32(peak, vabsq_f32(vld1q_f32(x + i)));
     const float biggest = vmaxvq_f32(peak);
     const Float inverse = set(biggest > 0 ? 127.0f / biggest : 0.0f);
-    Int total = vdupq_n_s32(0);
+    int32x4_t total = vdupq_n_s32(0);
     for (int i = 0; i < 32; i += 8) {
-      const Int a = vcvtnq_s32_f32(mul(vld1q_f32(x + i), inverse));
-      const Int b = vcvtnq_s32_f32(mul(vld1q_f32(x + i + 4), inverse));
+      const int32x4_t a = vcvtnq_s32_f32(mul(vld1q_f32(x + i), inverse));
+      const int32x4_t b = vcvtnq_s32_f32(mul(vld1q_f32(x + i + 4), inverse));
       total = vaddq_s32(total, vaddq_s32(a, b));
       vst1_s8(values + i, vmovn_s16(vcombine_s16(vmovn_s32(a), vmovn_s32(b))));
     }
-    *sum = vaddvq_s32(total);
-    *scale = biggest / 127.0f;
+    return {biggest / 127.0f, vaddvq_s32(total)};
   }
 };
 

@@ -9,9 +9,6 @@ namespace {
 struct Isa {
   static constexpr int kLanes = 4;
   static constexpr int kBlock = 4;
-  struct Int {
-    int32_t v[4];
-  };
   struct Float {
     float v[4];
   };
@@ -28,7 +25,6 @@ struct Isa {
   static Float mul(Float a, Float b) { return each([&](int i) { return a.v[i] * b.v[i]; }); }
   static Float div(Float a, Float b) { return each([&](int i) { return a.v[i] / b.v[i]; }); }
   static Float fma(Float a, Float b, Float c) { return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
-  static Float to_float(Int a) { return each([&](int i) { return float(a.v[i]); }); }
   static Float exp(Float a) { return each([&](int i) { return std::exp(a.v[i]); }); }
   static float sum(Float a) { return a.v[0] + a.v[1] + a.v[2] + a.v[3]; }
   static float bits(uint32_t u) {
@@ -51,37 +47,60 @@ struct Isa {
     return each([&](int i) { return bits(uint32_t(p[i]) << 16); });
   }
 
-  struct Group {
-    int8_t w[4][32];
+  struct Weights {
+    int8_t w[16];
   };
-  template <bool kFour>
-  static Group load(const uint8_t* tile, int64_t row) {
-    Group group;
-    for (int r = 0; r < 4; r++)
-      for (int i = 0; i < 32; i++) {
-        const int vector = kFour ? (i % 16) / 4 : i / 4;
-        const uint8_t byte = tile[64 * vector + 4 * (row + r) + i % 4];
-        group.w[r][i] = kFour ? int8_t((i < 16 ? byte & 15 : byte >> 4) - 8) : int8_t(byte);
-      }
-    return group;
+  struct Sum {
+    int32_t v[4];
+  };
+  static Weights low_nibbles(const uint8_t* p) {
+    Weights weights;
+    for (int i = 0; i < 16; i++) weights.w[i] = int8_t((p[i] & 15) - 8);
+    return weights;
   }
-  static Int dot(const Group& group, const int8_t* x, int32_t) {
-    Int total = {{0, 0, 0, 0}};
-    for (int r = 0; r < 4; r++)
-      for (int i = 0; i < 32; i++) total.v[r] += group.w[r][i] * x[i];
-    return total;
+  static Weights high_nibbles(const uint8_t* p) {
+    Weights weights;
+    for (int i = 0; i < 16; i++) weights.w[i] = int8_t((p[i] >> 4) - 8);
+    return weights;
+  }
+  static Weights bytes(const uint8_t* p) {
+    Weights weights;
+    std::memcpy(weights.w, p, 16);
+    return weights;
+  }
+  static const int8_t* four(const int8_t* x) { return x; }
+  template <bool kFour>
+  static Sum none() {
+    return {{0, 0, 0, 0}};
+  }
+  template <bool kFour>
+  static Sum dot(Sum sum, const Weights& weights, const int8_t* x) {
+    for (int i = 0; i < 16; i++) sum.v[i / 4] += weights.w[i] * x[i % 4];
+    return sum;
+  }
+  template <bool kFour>
+  static Float total(Sum sum) {
+    return each([&](int i) { return float(sum.v[i]); });
+  }
+  template <bool kFour>
+  static constexpr float bias() {
+    return 0.0f;
   }
 
-  static void quantize(const float* x, int8_t* values, float* scale, int32_t* sum) {
+  struct Group {
+    float scale;
+    int32_t sum;
+  };
+  static Group quantize(const float* x, int8_t* values) {
     float biggest = 0;
     for (int i = 0; i < 32; i++) biggest = std::fmax(biggest, std::fabs(x[i]));
     const float inverse = biggest > 0 ? 127.0f / biggest : 0.0f;
-    *sum = 0;
+    Group group = {biggest / 127.0f, 0};
     for (int i = 0; i < 32; i++) {
       values[i] = int8_t(std::nearbyint(x[i] * inverse));
-      *sum += values[i];
+      group.sum += values[i];
     }
-    *scale = biggest / 127.0f;
+    return group;
   }
 };
 
