@@ -9,12 +9,12 @@ the first event is an event ``{"error": {...}}``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast, get_args
 
 from jupyter_gemma.errors import GemmaError, ServerError, from_wire
-from jupyter_gemma.types import Chunk, FinishReason, ModelCard, Progress, ToolCall, Usage
+from jupyter_gemma.types import Chunk, FinishReason, ModelCard, Progress, TokenChance, ToolCall, Usage
 from jupyter_gemma.wire.request import tool_call_json
 
 DONE = "data: [DONE]\n\n"
@@ -45,7 +45,7 @@ class Head:
 
 @dataclass
 class AnswerEncoder:
-    """Writes one streamed answer.
+    """Writes one streamed answer, or one of several side by side, of which it is choice ``index``.
 
     ``include_usage``: an event with the usage and no choices follows the one with the finish reason, as OpenAI's
     ``stream_options`` ask for.
@@ -53,6 +53,7 @@ class AnswerEncoder:
 
     head: Head
     include_usage: bool = False
+    index: int = 0
     _first: bool = field(default=True, init=False)
     _calls: int = field(default=0, init=False)
 
@@ -60,11 +61,18 @@ class AnswerEncoder:
         """The comments and events of ``chunk``; "" if it holds nothing."""
         text = progress_comment(chunk.progress) if chunk.progress else ""
         delta = self._delta(chunk)
-        if delta or chunk.finish:
-            text += event(self._object([{"index": 0, "delta": self._opening(delta), "finish_reason": chunk.finish}]))
+        if delta or chunk.finish or chunk.logprobs:
+            choice = {"index": self.index, "delta": self._opening(delta), "finish_reason": chunk.finish}
+            if chunk.logprobs:
+                choice["logprobs"] = logprobs_json(chunk.logprobs)
+            text += event(self._object([choice]))
         if chunk.usage and self.include_usage:
-            text += event({**self._object([]), **usage_json(chunk.usage)})
+            text += self.usage_event(chunk.usage)
         return text
+
+    def usage_event(self, usage: Usage) -> str:
+        """The event without choices."""
+        return event({**self._object([]), **usage_json(usage)})
 
     def _object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**asdict(self.head), "object": "chat.completion.chunk", "choices": choices}
@@ -85,6 +93,15 @@ class AnswerEncoder:
             delta["tool_calls"] = [{"index": self._calls, **tool_call_json(chunk.tool_call)}]
             self._calls += 1
         return delta
+
+
+def logprobs_json(chances: Sequence[TokenChance]) -> dict[str, Any]:
+    """OpenAI's ``logprobs`` of a choice."""
+    return {"content": [{**_chance(found), "top_logprobs": list(map(_chance, found.top))} for found in chances]}
+
+
+def _chance(found: TokenChance) -> dict[str, Any]:
+    return {"token": found.text, "logprob": found.logprob, "bytes": list(found.data)}
 
 
 def usage_json(usage: Usage) -> dict[str, Any]:
@@ -146,16 +163,17 @@ class AnswerDecoder:
             self._usage = usage_from_json(content)
         chunks: list[Chunk] = []
         for choice in (content.get("choices") or [])[:1]:
-            chunks += self._delta(choice.get("delta") or {})
+            chunks += self._delta(choice.get("delta") or {}, _chances(choice.get("logprobs")))
             if reason := choice.get("finish_reason"):
                 self.finished = True
                 self._finish = reason if reason in get_args(FinishReason) else "stop"
         return chunks
 
-    def _delta(self, delta: dict[str, Any]) -> list[Chunk]:
+    def _delta(self, delta: dict[str, Any], chances: tuple[TokenChance, ...]) -> list[Chunk]:
         text = delta.get("content") or ""
         thinking = delta.get("reasoning_content") or delta.get("reasoning") or ""
-        chunks = [Chunk(text=text, thinking=thinking)] if text or thinking else []
+        found = Chunk(text=text, thinking=thinking, logprobs=chances)
+        chunks = [found] if found != Chunk() else []
         for piece in delta.get("tool_calls") or []:
             chunks += self._tool_call(piece)
         return chunks
@@ -184,6 +202,20 @@ class AnswerDecoder:
         except ValueError as error:
             raise ServerError(f"The server sent a call of {call['name']} whose arguments are not JSON.") from error
         return [Chunk(tool_call=ToolCall(call["name"], arguments, call["id"]))]
+
+
+def _chances(found: Mapping[str, Any] | None) -> tuple[TokenChance, ...]:
+    """The chances in a choice's ``logprobs``, which other servers also send as null or with null inside."""
+    return tuple(
+        replace(_read_chance(entry), top=tuple(map(_read_chance, entry.get("top_logprobs") or ())))
+        for entry in (found or {}).get("content") or ()
+    )
+
+
+def _read_chance(entry: Mapping[str, Any]) -> TokenChance:
+    text = entry["token"]
+    data = entry.get("bytes")
+    return TokenChance(text, text.encode() if data is None else bytes(data), float(entry["logprob"]))
 
 
 def _progress(comment: str) -> list[Chunk]:

@@ -1,23 +1,20 @@
 """A question on the wire: the body of ``POST /v1/chat/completions``, read and written.
 
 The body is OpenAI's (https://platform.openai.com/docs/api-reference/chat/create) with these additions: ``top_k``,
-``min_p``, ``repetition_penalty``, ``thinking``, ``image_tokens``, and the content part
+``min_p``, ``repetition_penalty``, ``thinking``, ``image_tokens``, ``regex``, ``choice``, and the content part
 ``{"type": "video", "frames": [{"seconds": 0.5, "image_url": {"url": "data:..."}}]}``.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from jupyter_gemma.errors import BadAudio, BadImage, BadOption, RequestError
+from jupyter_gemma.errors import BadOption, RequestError
 from jupyter_gemma.types import (
     AudioPart,
-    Frame,
     ImagePart,
     Message,
     Part,
@@ -28,12 +25,15 @@ from jupyter_gemma.types import (
     ToolCall,
     VideoPart,
 )
+from jupyter_gemma.wire import constraint, media
+from jupyter_gemma.wire.fields import NUMBERS, check_names, get, number, of_kind
 
 MAX_BODY_BYTES = 64 * 2**20
-MAX_MEDIA_CHARACTERS = 48 * 2**20
 MAX_MESSAGES = 2048
 MAX_PARTS = 1024
 MAX_STOPS = 16
+MAX_TOOLS = 256
+CLIENT_HEADER = "X-Gemma-Client"
 
 ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -42,19 +42,7 @@ ROLES: Mapping[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
 }
-# Option -> kind, lowest and highest value.
-NUMBERS: Mapping[str, tuple[type, float, float]] = {
-    "temperature": (float, 0, 2),
-    "top_p": (float, 0, 1),
-    "min_p": (float, 0, 1),
-    "top_k": (int, 0, 2**31),
-    "repetition_penalty": (float, 0.01, 100),
-    "seed": (int, -(2**63), 2**64 - 1),
-    "max_tokens": (int, 1, 2**31),
-    "max_completion_tokens": (int, 1, 2**31),
-    "image_tokens": (int, 1, 2**16),
-}
-OTHERS = ("messages", "model", "stream", "stop", "thinking", "reasoning_effort", "tools", "tool_choice")
+OTHERS = ("messages", "model", "stream", "stop", "thinking", "reasoning_effort", "tools", "tool_choice", "logprobs")
 # Fields that cannot change the answer of a local server.
 IGNORED = (
     *("user", "metadata", "store", "stream_options", "service_tier", "parallel_tool_calls"),
@@ -62,13 +50,9 @@ IGNORED = (
 )
 # Fields that ask for something this server cannot do, and the values that ask for nothing.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "functions": ([],),
@@ -76,13 +60,14 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
     "web_search_options": (),
 }
-KIND_NAMES: Mapping[type, str] = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
+# What a completion's body may hold besides ``prompt``; the rest are neutral values.
+COMPLETION_KEYS = (
+    *("prompt", "model", "stream", "stop", "logprobs", "user", "stream_options", *constraint.KEYS),
+    *(key for key in NUMBERS if key not in ("image_tokens", "top_logprobs", "max_completion_tokens")),
+)
+COMPLETION_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    **{key: NEUTRAL[key] for key in ("logit_bias", "frequency_penalty", "presence_penalty")},
+    **{"best_of": (1,), "echo": (False,), "suffix": ("",)},
 }
 
 
@@ -97,28 +82,55 @@ def parse_request(body: Mapping[str, Any]) -> Request:
         BadOption: a field is unknown, out of range, or cannot be honoured.
         BadImage, BadAudio: media that are no base64, or empty.
     """
-    _check_fields(body)
-    messages: list[Any] = _get(body, "messages", list)
+    check_names(body, (*NUMBERS, *OTHERS, *IGNORED, *constraint.KEYS), NEUTRAL)
+    messages: list[Any] = get(body, "messages", list)
     _check_counts(messages)
     return Request(
         messages=tuple(_message(message, f"messages[{index}]") for index, message in enumerate(messages)),
-        model=_get(body, "model", str, default=""),
-        sampling=_sampling(body),
+        model=get(body, "model", str, default=""),
+        sampling=replace(_sampling(body), logprobs=_logprobs(body)),
         thinking=_thinking(body),
-        image_tokens=_number(body, "image_tokens"),
+        image_tokens=number(body, "image_tokens"),
         tools=_tools(body),
+        constraint=constraint.parse_constraint(body),
     )
 
 
-def _check_fields(body: Mapping[str, Any]) -> None:
-    known = {*NUMBERS, *OTHERS, *IGNORED}
-    for key, value in body.items():
-        if value is None or key in known or value in NEUTRAL.get(key, ()):
-            continue
-        if key in NEUTRAL:
-            raise BadOption(f"The option {key} cannot be set to {str(value)[:50]!r} here.", "Leave it out.")
-        near = difflib.get_close_matches(key, known, n=1)
-        raise BadOption(f"There is no option {key!r}.", f"Did you mean {near[0]}?" if near else "Leave it out.")
+def parse_completion(body: Mapping[str, Any]) -> Request:
+    """The text that a body of ``POST /v1/completions`` wants continued.
+
+    Raises:
+        RequestError, BadOption: as :func:`parse_request`.
+    """
+    check_names(body, COMPLETION_KEYS, COMPLETION_NEUTRAL)
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise RequestError("prompt must be one text.", "Send one request for each text; token ids are not taken.")
+    alternatives: int | None = get(body, "logprobs", int, default=None)
+    if alternatives is not None and not 0 <= alternatives <= 20:
+        raise BadOption(f"logprobs is {alternatives}.", "It must be from 0 to 20.")
+    return Request(
+        messages=(Message("user", (TextPart(prompt),)),),
+        model=get(body, "model", str, default=""),
+        sampling=replace(_sampling(body), logprobs=alternatives),
+        constraint=constraint.parse_constraint(body),
+    )
+
+
+def choices_wanted(body: Mapping[str, Any]) -> int:
+    """The option ``n``."""
+    return int(number(body, "n", default=1))
+
+
+def as_choice(request: Request, index: int) -> Request:
+    """``request`` for choice ``index``: a seed makes all of them repeatable, and different."""
+    seed = request.sampling.seed
+    if seed is None or index == 0:
+        return request
+    seed = seed - index if seed > 0 else seed + index  # stays in the range of seeds
+    return replace(request, sampling=replace(request.sampling, seed=seed))
 
 
 def _check_counts(messages: Sequence[Any]) -> None:
@@ -132,50 +144,32 @@ def _check_counts(messages: Sequence[Any]) -> None:
         raise RequestError(f"messages has {count} content parts.", f"Send at most {MAX_PARTS}.")
 
 
-def _get(source: Mapping[str, Any], key: str, kind: type, where: str = "", default: Any = ...) -> Any:
-    """``source[key]``, of type ``kind``; absent or null gives ``default``, and without one an error."""
-    name = f"{where}.{key}" if where else key
-    value = source.get(key)
-    if value is None:
-        if default is ...:
-            raise RequestError(f"{name} is missing.", f"It must be {KIND_NAMES[kind]}.")
-        return default
-    return _of_kind(value, kind, name)
-
-
-def _of_kind(value: Any, kind: type, name: str) -> Any:
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise RequestError(f"{name} must be {KIND_NAMES[kind]}, not {type(value).__name__}.")
-    return value
-
-
-def _number(body: Mapping[str, Any], key: str) -> Any:
-    kind, low, high = NUMBERS[key]
-    value = _get(body, key, kind, default=None)
-    if value is not None and not low <= value <= high:
-        raise BadOption(f"{key} is {value}.", f"It must be from {low:g} to {high:g}.")
-    return value
-
-
 def _sampling(body: Mapping[str, Any]) -> Sampling:
-    longest = _number(body, "max_completion_tokens")
+    longest = number(body, "max_completion_tokens")
     return Sampling(
-        temperature=_number(body, "temperature"),
-        top_k=_number(body, "top_k"),
-        top_p=_number(body, "top_p"),
-        min_p=_number(body, "min_p"),
-        repetition_penalty=_number(body, "repetition_penalty"),
-        seed=_number(body, "seed"),
-        max_tokens=_number(body, "max_tokens") if longest is None else longest,
+        temperature=number(body, "temperature"),
+        top_k=number(body, "top_k"),
+        top_p=number(body, "top_p"),
+        min_p=number(body, "min_p"),
+        repetition_penalty=number(body, "repetition_penalty"),
+        seed=number(body, "seed"),
+        max_tokens=number(body, "max_tokens") if longest is None else longest,
         stop=_stop(body.get("stop")),
     )
 
 
+def _logprobs(body: Mapping[str, Any]) -> int | None:
+    wanted: bool = get(body, "logprobs", bool, default=False)
+    alternatives: int | None = number(body, "top_logprobs")
+    if alternatives and not wanted:
+        raise BadOption("top_logprobs is set and logprobs is not.", "Set logprobs to true as well.")
+    return (alternatives or 0) if wanted else None
+
+
 def _stop(value: Any) -> tuple[str, ...]:
-    stops = [] if value is None else [value] if isinstance(value, str) else _of_kind(value, list, "stop")
+    stops = [] if value is None else [value] if isinstance(value, str) else of_kind(value, list, "stop")
     for index, stop in enumerate(stops):
-        if not _of_kind(stop, str, f"stop[{index}]"):
+        if not of_kind(stop, str, f"stop[{index}]"):
             raise BadOption(f"stop[{index}] is empty.", "Leave it out.")
     if len(stops) > MAX_STOPS:
         raise BadOption(f"stop has {len(stops)} entries.", f"Send at most {MAX_STOPS}.")
@@ -183,18 +177,20 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 
 def _thinking(body: Mapping[str, Any]) -> bool:
-    effort: str = _get(body, "reasoning_effort", str, default="none")
-    wanted: bool = _get(body, "thinking", bool, default=effort != "none")
+    effort: str = get(body, "reasoning_effort", str, default="none")
+    wanted: bool = get(body, "thinking", bool, default=effort != "none")
     return wanted
 
 
 def _tools(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    tools: list[Any] = _get(body, "tools", list, default=[])
+    tools: list[Any] = get(body, "tools", list, default=[])
+    if len(tools) > MAX_TOOLS:
+        raise BadOption(f"tools has {len(tools)} entries.", f"Send at most {MAX_TOOLS}.")
     for index, tool in enumerate(tools):
         name = f"tools[{index}]"
-        if _get(_of_kind(tool, dict, name), "type", str, name) != "function":
+        if get(of_kind(tool, dict, name), "type", str, name) != "function":
             raise BadOption(f"{name}.type is {tool['type']!r}.", "Only functions can be called.")
-        _get(_get(tool, "function", dict, name), "name", str, f"{name}.function")
+        get(get(tool, "function", dict, name), "name", str, f"{name}.function")
     choice = body.get("tool_choice", "auto")
     if choice not in (None, "auto", "none"):
         raise BadOption("tool_choice can only be auto or none: a call cannot be forced.", "Leave it out.")
@@ -202,35 +198,35 @@ def _tools(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
 
 def _message(value: Any, where: str) -> Message:
-    source: dict[str, Any] = _of_kind(value, dict, where)
-    role: str = _get(source, "role", str, where)
+    source: dict[str, Any] = of_kind(value, dict, where)
+    role: str = get(source, "role", str, where)
     if role not in ROLES:
         raise RequestError(f"{where}.role is {role[:50]!r}.", f"It must be one of {', '.join(ROLES)}.")
     calls = tuple(
         _tool_call(call, f"{where}.tool_calls[{index}]")
-        for index, call in enumerate(_get(source, "tool_calls", list, where, default=[]))
+        for index, call in enumerate(get(source, "tool_calls", list, where, default=[]))
     )
     return Message(
         role=ROLES[role],
         parts=_content(source.get("content"), f"{where}.content", optional=bool(calls)),
         tool_calls=calls,
-        tool_call_id=_get(source, "tool_call_id", str, where, default=""),
-        name=_get(source, "name", str, where, default=""),
+        tool_call_id=get(source, "tool_call_id", str, where, default=""),
+        name=get(source, "name", str, where, default=""),
     )
 
 
 def _tool_call(value: Any, where: str) -> ToolCall:
-    source: dict[str, Any] = _of_kind(value, dict, where)
-    function: dict[str, Any] = _get(source, "function", dict, where)
-    text: str = _get(function, "arguments", str, f"{where}.function", default="{}")
+    source: dict[str, Any] = of_kind(value, dict, where)
+    function: dict[str, Any] = get(source, "function", dict, where)
+    text: str = get(function, "arguments", str, f"{where}.function", default="{}")
     try:
         arguments = json.loads(text or "{}")
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{where}.function.arguments is not JSON: {error}.") from error
     return ToolCall(
-        name=_get(function, "name", str, f"{where}.function"),
-        arguments=_of_kind(arguments, dict, f"{where}.function.arguments"),
-        id=_get(source, "id", str, where, default=""),
+        name=get(function, "name", str, f"{where}.function"),
+        arguments=of_kind(arguments, dict, f"{where}.function.arguments"),
+        id=get(source, "id", str, where, default=""),
     )
 
 
@@ -245,59 +241,18 @@ def _content(value: Any, where: str, optional: bool) -> tuple[Part, ...]:
 
 
 def _part(value: Any, where: str) -> Part:
-    source: dict[str, Any] = _of_kind(value, dict, where)
-    kind: str = _get(source, "type", str, where)
+    source: dict[str, Any] = of_kind(value, dict, where)
+    kind: str = get(source, "type", str, where)
     if kind == "text":
-        return TextPart(_get(source, "text", str, where))
+        return TextPart(get(source, "text", str, where))
     if kind == "image_url":
-        return ImagePart(_picture(source, where))
+        return ImagePart(media.picture(source, where))
     if kind == "input_audio":
-        audio: dict[str, Any] = _get(source, "input_audio", dict, where)
-        return AudioPart(
-            _base64(_get(audio, "data", str, f"{where}.input_audio"), f"{where}.input_audio.data", BadAudio)
-        )
+        return AudioPart(media.clip(source, where))
     if kind == "video":
-        frames: list[Any] = _get(source, "frames", list, where)
-        return VideoPart(tuple(_frame(frame, f"{where}.frames[{index}]") for index, frame in enumerate(frames)))
+        frames: list[Any] = get(source, "frames", list, where)
+        return VideoPart(tuple(media.frame(frame, f"{where}.frames[{index}]") for index, frame in enumerate(frames)))
     raise RequestError(f"{where}.type is {kind[:50]!r}.", "It must be text, image_url, input_audio or video.")
-
-
-def _frame(value: Any, where: str) -> Frame:
-    source: dict[str, Any] = _of_kind(value, dict, where)
-    return Frame(float(_get(source, "seconds", float, where)), _picture(source, where))
-
-
-def _picture(source: Mapping[str, Any], where: str) -> bytes:
-    """The bytes of ``image_url``, which is an object with a ``url`` or the URL itself."""
-    name = f"{where}.image_url"
-    link = source.get("image_url")
-    url: str = (
-        _of_kind(link, str, name)
-        if isinstance(link, str)
-        else _get(_get(source, "image_url", dict, where), "url", str, name)
-    )
-    head, comma, data = url.partition(",")
-    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
-        raise RequestError(
-            f"{name} is no data URI: nothing is fetched.", "Send the picture itself as data:image/png;base64,…"
-        )
-    return _base64(data, name, BadImage)
-
-
-def _base64(data: str, where: str, error: type[RequestError]) -> bytes:
-    if len(data) > MAX_MEDIA_CHARACTERS:
-        raise error(
-            f"{where} has {len(data)} characters of base64.", f"Send at most {MAX_MEDIA_CHARACTERS}: make it smaller."
-        )
-    try:
-        content = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as reason:
-        raise error(
-            f"{where} is no base64: {reason}.", "Send the file's bytes in base64, without line breaks."
-        ) from reason
-    if not content:
-        raise error(f"{where} is empty.", "Send the file's bytes in base64.")
-    return content
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
@@ -309,6 +264,7 @@ def request_body(request: Request) -> dict[str, Any]:
     options = {
         **{key: getattr(sampling, key) for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")},
         **{"seed": sampling.seed, "max_tokens": sampling.max_tokens, "stop": list(sampling.stop) or None},
+        **{"logprobs": None if sampling.logprobs is None else True, "top_logprobs": sampling.logprobs or None},
         **{"thinking": request.thinking or None, "image_tokens": request.image_tokens},
         **{"tools": [dict(tool) for tool in request.tools] or None, "model": request.model or None},
     }
@@ -317,6 +273,7 @@ def request_body(request: Request) -> dict[str, Any]:
         "stream": True,
         "stream_options": {"include_usage": True},
         **{key: value for key, value in options.items() if value is not None},
+        **constraint.constraint_json(request.constraint),
     }
 
 
@@ -345,29 +302,8 @@ def _part_json(part: Part) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     if isinstance(part, ImagePart):
-        return {"type": "image_url", "image_url": {"url": data_uri(part.data)}}
+        return media.picture_json(part)
     if isinstance(part, AudioPart):
-        audio = {"data": base64.b64encode(part.data).decode(), "format": _audio_format(part.data)}
-        return {"type": "input_audio", "input_audio": audio}
-    frames = [{"seconds": frame.seconds, "image_url": {"url": data_uri(frame.data)}} for frame in part.frames]
+        return media.clip_json(part)
+    frames = [{"seconds": frame.seconds, "image_url": {"url": media.data_uri(frame.data)}} for frame in part.frames]
     return {"type": "video", "frames": frames}
-
-
-def data_uri(picture: bytes) -> str:
-    """``picture`` as a data URI, with the media type that its first bytes tell."""
-    kinds = {
-        b"\x89PNG": "png",
-        b"\xff\xd8": "jpeg",
-        b"GIF8": "gif",
-        b"RIFF": "webp",
-        b"BM": "bmp",
-        b"II": "tiff",
-        b"MM": "tiff",
-    }
-    kind = next((kind for magic, kind in kinds.items() if picture.startswith(magic)), "png")
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-
-
-def _audio_format(clip: bytes) -> str:
-    kinds = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg"}
-    return next((kind for magic, kind in kinds.items() if clip.startswith(magic)), "mp3")
