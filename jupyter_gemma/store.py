@@ -18,7 +18,7 @@ import importlib.util
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jupyter_gemma.cards import gguf_string, read_card, write_card
@@ -137,9 +137,16 @@ def remove_model(name: str, settings: Settings) -> InstalledModel:
 def _installed(name: str, path: Path) -> InstalledModel:
     size = sum(_size(file) for file in path.iterdir()) if path.is_dir() else _size(path)
     try:
-        return InstalledModel(name, path, read_card(name, path), size)
+        return InstalledModel(name, path, replace(read_card(name, path), revision=_revision(path)), size)
     except BadCheckpoint as error:
         return InstalledModel(name, path, ModelCard(name, instruct=False), size, problem=error.message)
+
+
+def _revision(path: Path) -> str:
+    """A word that changes when a file does, by names, sizes and times: reading the weights would take seconds."""
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
 
 
 def _folders(parent: Path) -> Iterator[Path]:

@@ -239,6 +239,7 @@ class ModelCard:
     ``instruct`` False: a base model that continues text and knows no turns. ``turns`` False: it was trained on single
     questions, so earlier turns are not sent to it. ``extras`` False: it knows only the words it was trained on, so
     nothing is added to a question: no axis texts beside a plot, no words about the form of the answer.
+    ``revision`` changes when a file of the model does; it is made when the card is read.
     """
 
     name: str
@@ -250,6 +251,7 @@ class ModelCard:
     extras: bool = True
     prompts: Mapping[str, str] = field(default_factory=dict)
     table_form: Literal["digest", "columns"] = "digest"
+    revision: str = ""
 
 
 class Engine(Protocol):
