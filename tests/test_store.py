@@ -211,6 +211,7 @@ def test_a_changed_file_changes_the_revision(tmp_path: Path, settings: Settings)
     folder = Path(settings.models_dir) / "mine"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
     before = find_model("mine", settings).card.revision
     assert before == find_model("mine", settings).card.revision
     (folder / "model.safetensors").write_bytes(b"1")
