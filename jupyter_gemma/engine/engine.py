@@ -1,147 +1,131 @@
-"""One request in, chunks out: build the prompt, read it in chunks, then write token by token.
+"""The real :class:`~jupyter_gemma.types.Engine`: a loaded model with everything around it.
 
-``GemmaEngine`` is the real :class:`~jupyter_gemma.types.Engine`. A stream looks at ``cancel`` before every
-pass over the weights, so Stop costs at most one step.
+A request is prepared in the caller's thread (template, tokens, pictures, grammar) and handed to the scheduler, whose
+thread computes it together with all others; the caller reads the chunks.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
+from accelerate.utils import convert_file_size_to_int
 
+from jupyter_gemma.engine.answer import Answer
+from jupyter_gemma.engine.constraint import GrammarMaker
 from jupyter_gemma.engine.media import read_media_config
 from jupyter_gemma.engine.output import OutputParser
-from jupyter_gemma.engine.prompt import PromptBuilder
+from jupyter_gemma.engine.prompt import BuiltPrompt, PromptBuilder
 from jupyter_gemma.engine.sampling import Sampler, SamplingDefaults, load_defaults
+from jupyter_gemma.engine.scheduler import Scheduler
+from jupyter_gemma.engine.sequence import Outbox, Sequence
 from jupyter_gemma.engine.template import load_template
-from jupyter_gemma.engine.tokenizer import Detokenizer, load_tokenizer
+from jupyter_gemma.engine.tokenizer import load_tokenizer
 from jupyter_gemma.errors import BadOption
 from jupyter_gemma.model import ops
-from jupyter_gemma.model.cache import SequenceCache
 from jupyter_gemma.model.checkpoint import Quantization, load
-from jupyter_gemma.model.decoder import Gemma, Prompt, Span
-from jupyter_gemma.model.placement import DeviceName
+from jupyter_gemma.model.decoder import Gemma
+from jupyter_gemma.model.placement import DeviceName, free_memory
 from jupyter_gemma.settings import Settings
-from jupyter_gemma.types import Chunk, FinishReason, ModelCard, Progress, ProgressCallback, Request, Usage
+from jupyter_gemma.types import Chunk, EngineStatus, ModelCard, Progress, ProgressCallback, Request, Usage
 
 #: A base model never ends its turn: without max_tokens it writes this many tokens.
 BASE_MODEL_TOKENS = 128
+#: Of the memory that is free once the model is loaded, what keys and values may take.
+CACHE_SHARE = 0.5
 
 
-@dataclass
-class _Answer:
-    """One request while it is answered: what was read, what was written, and why it ended."""
-
-    prompt: Prompt
-    rows: Tensor
-    cache: SequenceCache
-    sampler: Sampler
-    parser: OutputParser
-    text: Detokenizer
-    stops: frozenset[int]
-    limit: int
-    usage: Usage
-    ids: list[int]
-    written: int = 0
-    called: bool = False
-    finish: FinishReason | None = None
-
-    def accept(self, token: int) -> list[Chunk]:
-        """Take the next token; sets ``finish`` when it was the last."""
-        if token in self.stops:
-            self.finish = "stop"
-            return []
-        self.written += 1
-        self.ids.append(token)
-        chunks = self._note_calls(self.parser.feed(self.text.push(token)))
-        if self.parser.stopped:
-            self.finish = "stop"
-        elif self.written >= self.limit:
-            self.finish = "length"
-        return chunks
-
-    def flush(self) -> list[Chunk]:
-        """What the detokenizer and the parser still hold back."""
-        tail = self.text.flush()
-        chunks = self._note_calls([*(self.parser.feed(tail) if tail else []), *self.parser.finish()])
-        if self.called and self.finish == "stop":
-            self.finish = "tool_calls"
-        return chunks
-
-    def _note_calls(self, chunks: list[Chunk]) -> list[Chunk]:
-        self.called = self.called or any(chunk.tool_call for chunk in chunks)
-        return chunks
-
-
-@dataclass
 class GemmaEngine:
-    """A loaded model that answers requests. Requests share nothing but the weights."""
+    """Answers requests with one model, many at a time.
 
-    card: ModelCard
-    model: Gemma
-    builder: PromptBuilder
-    defaults: SamplingDefaults
-    prefill_chunk: int = 512
-    _closed: threading.Event = field(default_factory=threading.Event)
+    Args:
+        prefill_chunk: tokens of a prompt read in one step.
+        cache_memory: bytes for keys and values of running and kept conversations.
+        max_waiting: requests that may wait for their turn.
+        cache_dtype: of stored keys and values; None: the model's own.
+        facts: digest, quantization and weight_bytes, as the status tells them.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        model: Gemma,
+        builder: PromptBuilder,
+        defaults: SamplingDefaults,
+        *,
+        prefill_chunk: int = 512,
+        cache_memory: int = 10**9,
+        max_waiting: int = 256,
+        cache_dtype: torch.dtype | None = None,
+        facts: EngineStatus = EngineStatus(),
+    ) -> None:
+        self.card = card
+        self._facts = facts
+        self.builder = builder
+        self._defaults = defaults
+        self._vocab_size = model.config.vocab_size
+        self._stops = frozenset((*defaults.eos, *model.config.ids.eos))
+        self._grammars = GrammarMaker(builder.tokenizer, self._stops)
+        self._scheduler = Scheduler(
+            model, chunk=prefill_chunk, memory=cache_memory, max_waiting=max_waiting, dtype=cache_dtype
+        )
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
         """See :meth:`jupyter_gemma.types.Engine.stream`."""
-        answer = self._open(request)
-        begin = time.perf_counter()
-        total = len(answer.prompt.ids)
-        logits = None
-        for end in chunk_ends(answer.prompt, self.prefill_chunk):
-            if self._stopped(answer, cancel):
-                break
-            logits = self._read(answer, end)
-            if end < total:
-                yield Chunk(progress=Progress("reading", end, total))
-        first = time.perf_counter()
-        while logits is not None and answer.finish is None and not self._stopped(answer, cancel):
-            token = answer.sampler.choose(logits, answer.ids)
-            yield from answer.accept(token)
-            if answer.finish is None:
-                logits = self._write(answer, token)
-        yield from answer.flush()
-        usage = replace(
-            answer.usage,
-            completion_tokens=answer.written,
-            prefill_seconds=first - begin,
-            decode_seconds=time.perf_counter() - first,
+        sequence = self._prepare(request, cancel)
+        self._scheduler.submit(sequence)
+        yield from sequence.outbox.chunks()
+
+    def render(self, request: Request) -> str:
+        """See :meth:`jupyter_gemma.types.Engine.render`."""
+        return self.builder.render(request)
+
+    def count(self, request: Request) -> Usage:
+        """See :meth:`jupyter_gemma.types.Engine.count`."""
+        return self.builder.build(request).usage
+
+    def tokenize(self, text: str) -> list[int]:
+        """See :meth:`jupyter_gemma.types.Engine.tokenize`."""
+        return self.builder.tokenizer.encode(text)
+
+    def status(self) -> EngineStatus:
+        """See :meth:`jupyter_gemma.types.Engine.status`."""
+        facts = self._facts
+        return replace(
+            self._scheduler.status(),
+            digest=facts.digest,
+            quantization=facts.quantization,
+            weight_bytes=facts.weight_bytes,
         )
-        yield Chunk(finish=answer.finish, usage=usage)
 
     def close(self) -> None:
-        """See :meth:`jupyter_gemma.types.Engine.close`. The weights go when the last stream has ended."""
-        self._closed.set()
+        """See :meth:`jupyter_gemma.types.Engine.close`."""
+        self._scheduler.close()
 
-    def _stopped(self, answer: _Answer, cancel: threading.Event) -> bool:
-        if cancel.is_set() or self._closed.is_set():
-            answer.finish = "cancelled"
-        return answer.finish is not None
-
-    @torch.inference_mode()
-    def _open(self, request: Request) -> _Answer:
+    def _prepare(self, request: Request, cancel: threading.Event) -> Sequence:
         built = self.builder.build(request)
-        room = self.builder.context_length - built.usage.prompt_tokens
-        return _Answer(
-            prompt=built.prompt,
-            rows=self.model.embed(built.prompt),
-            cache=SequenceCache.for_model(self.model.config),
-            sampler=Sampler(request.sampling, self.defaults, self.model.config.vocab_size),
+        answer = self._answer(request, built)
+        return Sequence(built, answer, cancel, Outbox(self._scheduler.wake), request.client)
+
+    def _answer(self, request: Request, built: BuiltPrompt) -> Answer:
+        grammar = None
+        if request.constraint is not None:
+            thinking = request.thinking and self.card.instruct
+            grammar = self._grammars.make(request.constraint, thinking=thinking, tools=bool(request.tools))
+        return Answer(
+            ids=built.prompt.ids.tolist(),
+            sampler=Sampler(request.sampling, self._defaults, self._vocab_size),
             parser=OutputParser(request.sampling.stop, tagged=self.card.instruct),
             text=self.builder.tokenizer.stream(),
-            stops=frozenset((*self.defaults.eos, *self.model.config.ids.eos)),
-            limit=min(room, self._wanted(request)),
-            usage=built.usage,
-            ids=built.prompt.ids.tolist(),
+            tokenizer=self.builder.tokenizer,
+            stops=self._stops,
+            limit=min(self.builder.context_length - built.usage.prompt_tokens, self._wanted(request)),
+            grammar=grammar,
+            logprobs=request.sampling.logprobs,
         )
 
     def _wanted(self, request: Request) -> int:
@@ -152,39 +136,19 @@ class GemmaEngine:
             raise BadOption(f"max_tokens is {wanted}.", "Give a number of at least 1.")
         return wanted
 
-    @torch.inference_mode()
-    def _read(self, answer: _Answer, end: int) -> Tensor:
-        """Prefill up to ``end``; returns the logits [vocab] of the last row."""
-        part = slice(answer.cache.length, end)
-        blocks = answer.prompt.blocks()
-        span = Span(end - answer.cache.length, answer.cache, None if blocks is None else blocks[part])
-        hidden: Tensor = self.model(answer.rows[part], [span])
-        return self.model.logits(hidden[-1:])[0]
 
-    @torch.inference_mode()
-    def _write(self, answer: _Answer, token: int) -> Tensor:
-        """One decode step; returns the logits [vocab] after ``token``."""
-        row = self.model.embed(Prompt(torch.tensor([token], device=answer.rows.device)))
-        hidden: Tensor = self.model(row, [Span(1, answer.cache)])
-        return self.model.logits(hidden)[0]
+def cache_memory(setting: str, device: str) -> int:
+    """Bytes for keys and values: what the setting says, or a share of what is free on ``device`` now.
 
-
-def chunk_ends(prompt: Prompt, size: int) -> list[int]:
-    """Where the chunks of a prompt end: about ``size`` tokens each, and never inside a picture.
-
-    The patches of a picture see each other in both directions, so they are read in one pass.
+    Raises:
+        BadOption: not a size.
     """
-    total = len(prompt.ids)
-    pictures = [(soft.offset, soft.offset + soft.count) for soft in prompt.soft if soft.patches is not None]
-    ends = [0]
-    while ends[-1] < total:
-        end = min(ends[-1] + size, total)
-        for first, last in pictures:
-            if first < end < last:
-                # Stop before the picture if that moves us on, else take it whole.
-                end = first if first > ends[-1] else last
-        ends.append(end)
-    return ends[1:]
+    if not setting:
+        return int(next(iter(free_memory(device).values())) * CACHE_SHARE)
+    try:
+        return int(convert_file_size_to_int(setting))
+    except ValueError:
+        raise BadOption(f"cache_memory is {setting!r}.", 'Give a size as "4GB".') from None
 
 
 def load_engine(path: Path, card: ModelCard, settings: Settings, progress: ProgressCallback) -> GemmaEngine:
@@ -222,4 +186,17 @@ def load_engine(path: Path, card: ModelCard, settings: Settings, progress: Progr
         media=read_media_config(path, config),
         context_length=min(settings.context_length or config.max_positions, config.max_positions),
     )
-    return GemmaEngine(card, loaded.model, builder, load_defaults(path), settings.prefill_chunk)
+    return GemmaEngine(
+        card,
+        loaded.model,
+        builder,
+        load_defaults(path),
+        prefill_chunk=settings.prefill_chunk,
+        cache_memory=cache_memory(settings.cache_memory, loaded.model.norm.weight.device.type),
+        max_waiting=settings.max_waiting,
+        facts=EngineStatus(
+            digest=loaded.digest,
+            quantization=next((kind for kind in ("int4", "int8") if kind in loaded.kinds.values()), "none"),
+            weight_bytes=loaded.resident_bytes,
+        ),
+    )

@@ -14,11 +14,13 @@ from typing import Any, Literal, NoReturn
 
 from jupyter_gemma.types import Chunk, ToolCall
 
-_THINK, _THINK_END = "<|channel>", "<channel|>"
-_CALL, _CALL_END = "<|tool_call>", "<tool_call|>"
+State = Literal["text", "thinking", "call"]
+
+THINK, _THINK_END = "<|channel>", "<channel|>"
+CALL, _CALL_END = "<|tool_call>", "<tool_call|>"
 _ENDS = ("<turn|>", "<|turn>", "<end_of_turn>", "<start_of_turn>", "<eos>", "<|tool_response>")
 _IGNORED = ("<bos>", "<pad>", "<|think|>")
-_TAGS = (_THINK, _THINK_END, _CALL, _CALL_END, *_ENDS, *_IGNORED)
+_TAGS = (THINK, _THINK_END, CALL, _CALL_END, *_ENDS, *_IGNORED)
 _ANY_TAG = re.compile("|".join(map(re.escape, _TAGS)))
 _AFTER_CALL = re.compile("|".join(map(re.escape, (_CALL_END, *_ENDS))))
 _THOUGHT = "thought\n"
@@ -29,13 +31,14 @@ class OutputParser:
     """One answer. ``stop``: strings that end it; ``tagged`` False: a base model, whose text has no tags.
 
     ``stopped``: a stop string or an end of turn was met; text before it was delivered, nothing comes after.
+    ``state``: what the tag that came last opened.
     """
 
     def __init__(self, stop: tuple[str, ...] = (), tagged: bool = True) -> None:
         self.stopped = False
         self._stop = stop
         self._tagged = tagged
-        self._state: Literal["text", "thinking", "call"] = "text"
+        self.state: State = "text"
         self._raw = ""  # not yet looked at: a call, or what may be the beginning of a tag
         self._text = ""  # what may be the beginning of a stop string
         self._header: str | None = None  # what was read of "thought\n"
@@ -51,7 +54,7 @@ class OutputParser:
             before, self._raw = self._raw[: tag.start()], self._raw[tag.end() :]
             chunks += self._deliver(before)
             chunks += self._enter(tag[0])
-        if self._state != "call" and not self.stopped:
+        if self.state != "call" and not self.stopped:
             certain = len(self._raw) - _partial(self._raw, _TAGS)
             before, self._raw = self._raw[:certain], self._raw[certain:]
             chunks += self._deliver(before)
@@ -64,24 +67,24 @@ class OutputParser:
         return chunks + self._release()
 
     def _tag(self) -> re.Match[str] | None:
-        return (_AFTER_CALL if self._state == "call" else _ANY_TAG).search(self._raw)
+        return (_AFTER_CALL if self.state == "call" else _ANY_TAG).search(self._raw)
 
     def _enter(self, tag: str) -> list[Chunk]:
         """Change the state; text held back for a stop string can no longer become one."""
-        if tag in _IGNORED or (tag == _CALL_END and self._state == "thinking"):
+        if tag in _IGNORED or (tag == _CALL_END and self.state == "thinking"):
             return []
         chunks = self._release()
         self.stopped = self.stopped or tag in _ENDS
-        self._state = "thinking" if tag == _THINK else "call" if tag == _CALL else "text"
+        self.state = "thinking" if tag == THINK else "call" if tag == CALL else "text"
         self._header = ""
         return chunks
 
     def _deliver(self, text: str) -> list[Chunk]:
         if self.stopped:
             return []
-        if self._state == "call":
+        if self.state == "call":
             return self._call(text)
-        return self._thinking(text) if self._state == "thinking" else self._visible(text)
+        return self._thinking(text) if self.state == "thinking" else self._visible(text)
 
     def _thinking(self, text: str) -> list[Chunk]:
         if self._header is not None:

@@ -6,6 +6,7 @@ with n soft tokens of the picture or clip behind them (Gemma 4's expansion).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,12 +28,22 @@ CLIP_SECONDS = 30.0
 MediaT = TypeVar("MediaT")
 
 
+_TURN_STARTS = ("<|turn>", "<start_of_turn>")
+
+
 @dataclass(frozen=True)
 class BuiltPrompt:
-    """What the decoder reads, and its tokens by modality."""
+    """What the decoder reads, its tokens by modality, and what tells it from other prompts.
+
+    ``keys``: int64 [T], the token ids, but for a soft token a negative number made of the picture or clip it belongs
+    to and its place there: two prompts whose keys agree up to a place are the same up to there. ``questions``: where
+    the user's turns begin.
+    """
 
     prompt: Prompt
     usage: Usage
+    keys: torch.Tensor
+    questions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,10 @@ class PromptBuilder:
         """
         pictures = iter(list(self._pictures(request)))
         clips = iter(list(self._clips(request.messages)))
-        text = self.template.render(request.messages, tools=request.tools, thinking=request.thinking)
         ids: list[int] = []
         soft: list[SoftTokens] = []
         image_id, audio_id = self.config.ids.image, self.config.ids.audio
-        for token in self.tokenizer.encode(text):
+        for token in self.tokenizer.encode(self.render(request)):
             if token == image_id:
                 self._expand_picture(_next(pictures, "pictures"), ids, soft)
             elif token == audio_id:
@@ -70,9 +80,19 @@ class PromptBuilder:
                 "This model's chat template leaves out a picture or clip of the request.",
                 "Send fewer of them, or use another model.",
             )
-        built = BuiltPrompt(Prompt(torch.tensor(ids), tuple(soft)), _count(ids, soft))
+        prompt = Prompt(torch.tensor(ids), tuple(soft))
+        built = BuiltPrompt(prompt, _count(ids, soft), prompt_keys(prompt), self._questions(ids))
         self._check_length(built)
         return built
+
+    def render(self, request: Request) -> str:
+        """The text of the prompt, a placeholder for each picture and clip."""
+        return self.template.render(request.messages, tools=request.tools, thinking=request.thinking)
+
+    def _questions(self, ids: Sequence[int]) -> tuple[int, ...]:
+        starts = {self.tokenizer.special.get(text) for text in _TURN_STARTS}
+        turns = (place for place, token in enumerate(ids) if token in starts)
+        return tuple(place for place in turns if self.tokenizer.decode(ids[place + 1 : place + 5]).startswith("user"))
 
     def _pictures(self, request: Request) -> Iterator[Picture]:
         for message in request.messages:
@@ -143,3 +163,55 @@ def _count(ids: Sequence[int], soft: Sequence[SoftTokens]) -> Usage:
     images = sum(media.count for media in soft if media.patches is not None)
     sounds = sum(media.count for media in soft if media.frames is not None)
     return Usage(text_tokens=len(ids) - images - sounds, image_tokens=images, audio_tokens=sounds)
+
+
+def prompt_keys(prompt: Prompt) -> torch.Tensor:
+    """See :class:`BuiltPrompt`."""
+    keys = prompt.ids.clone()
+    for soft in prompt.soft:
+        keys[soft.offset : soft.offset + soft.count] = torch.arange(soft.count) - _digest(soft)
+    return keys
+
+
+def _digest(soft: SoftTokens) -> int:
+    """A number of 61 bits, large enough for the places in it, made of all that the model sees of ``soft``."""
+    digest = hashlib.blake2b(digest_size=8)
+    for values in (soft.patches, soft.positions, soft.frames):
+        if values is not None:
+            digest.update(str(tuple(values.shape)).encode())
+            digest.update(values.contiguous().numpy().data)
+    return (int.from_bytes(digest.digest(), "big") >> 3) + (1 << 32)
+
+
+def piece(prompt: Prompt, start: int, end: int) -> Prompt:
+    """The tokens from ``start`` to ``end`` as a prompt of their own, with the parts of the media that lie there."""
+    touched = (soft for soft in prompt.soft if soft.offset < end and start < soft.offset + soft.count)
+    return Prompt(prompt.ids[start:end], tuple(_cut(soft, start, end) for soft in touched))
+
+
+def _cut(soft: SoftTokens, start: int, end: int) -> SoftTokens:
+    first = max(start - soft.offset, 0)
+    part = slice(first, end - soft.offset)
+    values = (soft.patches, soft.positions, soft.frames)
+    patches, positions, frames = (None if rows is None else rows[part] for rows in values)
+    return SoftTokens(soft.offset + first - start, patches, positions, frames)
+
+
+def chunk_end(prompt: Prompt, start: int, size: int) -> int:
+    """Where the next chunk of a prompt ends: about ``size`` tokens on, and never inside a picture.
+
+    The patches of a picture see each other in both directions, so they are read in one pass.
+    """
+    end = min(start + size, len(prompt.ids))
+    for soft in prompt.soft:
+        last = soft.offset + soft.count
+        if soft.patches is not None and soft.offset < end < last:
+            # Stop before the picture if that moves us on, else take it whole.
+            return soft.offset if soft.offset > start else last
+    return end
+
+
+def whole(prompt: Prompt, length: int) -> int:
+    """The greatest length, at most ``length``, that cuts no picture."""
+    inside = (soft.offset for soft in prompt.soft if soft.patches is not None and 0 < length - soft.offset < soft.count)
+    return min(inside, default=length)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "repetition_penalty": (0.1, 10.0),
     "seed": (0, 2**63 - 1),
     "max_tokens": (1, 2**31 - 1),
+    "logprobs": (0, 20),
 }
 
 
@@ -95,7 +97,9 @@ class Sampler:
         """
         logits = self._penalised(self._allowed(logits), history)
         if self.temperature == 0:
-            return int(self._candidates(logits, 1)[1])
+            best, place = torch.max(logits, dim=0)
+            _check_finite(best)
+            return int(place)
         scores, ids = self._candidates(logits, self.top_k)
         return int(ids[self._draw(scores)])
 
@@ -117,11 +121,7 @@ class Sampler:
         """The ``count`` best scores, best first, with their ids, on the CPU. NaN sorts before everything."""
         scores, ids = torch.topk(logits, count)
         scores, ids = scores.cpu().double(), ids.cpu()
-        if not scores[0].isfinite():
-            raise ModelError(
-                f"The model's best score is {scores[0].item()}, so no token can be chosen.",
-                "Load the model without quantisation or in float32, and check its files.",
-            )
+        _check_finite(scores[0])
         return scores, ids
 
     def _draw(self, scores: Tensor) -> int:
@@ -131,6 +131,14 @@ class Sampler:
         kept = (before < self.top_p) & (chances >= self.min_p * chances[0])
         kept[0] = True  # top_p 0 and rounding
         return int(torch.multinomial(chances * kept, 1, generator=self._random))
+
+
+def _check_finite(best: Tensor) -> None:
+    if not math.isfinite(score := best.item()):
+        raise ModelError(
+            f"The model's best score is {score}, so no token can be chosen.",
+            "Load the model without quantisation or in float32, and check its files.",
+        )
 
 
 def _check(sampling: Sampling) -> None:

@@ -9,7 +9,7 @@ slack, and to marks (:meth:`SequenceCache.mark`): what is needed there is saved 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -218,12 +218,12 @@ class SequenceCache:
         return sum(layer.nbytes for layer in self.layers)
 
 
-def cache_bytes(config: ModelConfig, positions: int, *, chunk: int, marks: int, itemsize: int) -> int:
+def cache_bytes(config: ModelConfig, positions: int, *, chunk: int, marks: Sequence[int], itemsize: int) -> int:
     """The most bytes that a sequence for which ``positions`` were reserved takes.
 
     Args:
         chunk: the most positions appended at once.
-        marks: how many lengths it stays able to go back to.
+        marks: lengths it stays able to go back to.
         itemsize: bytes of a stored number.
     """
     total = 0
@@ -233,6 +233,6 @@ def cache_bytes(config: ModelConfig, positions: int, *, chunk: int, marks: int, 
         if shape.window is not None:
             keep = shape.window - 1 + DEFAULT_SLACK
             most = keep + max(chunk, DEFAULT_SLACK)
-            held = min(held, most + marks * keep) if held > most else held
+            held = held if held <= most else most + sum(min(mark, keep) for mark in marks)
         total += held * 2 * shape.kv_heads * shape.head_dim * itemsize
     return total

@@ -89,10 +89,11 @@ def test_the_predicted_bytes_hold(chunk: int, reserved: int, gemma3_raw: dict[st
     config = config_from_hf(gemma3_raw)
     cache = SequenceCache.for_model(config)
     cache.reserve(reserved)
-    cache.mark((reserved // 3, reserved // 2))
+    marks = (reserved // 3, reserved // 2)
+    cache.mark(marks)
     for start in range(0, reserved, chunk):
         for index, layer in enumerate(cache.layers):
             shape = config.layer(index)
             new = torch.zeros(shape.kv_heads, min(chunk, reserved - start), shape.head_dim)
             layer.append(new, new)
-        assert cache.nbytes <= cache_bytes(config, reserved, chunk=chunk, marks=2, itemsize=4)
+        assert cache.nbytes <= cache_bytes(config, reserved, chunk=chunk, marks=marks, itemsize=4)
