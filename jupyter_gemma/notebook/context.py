@@ -149,6 +149,15 @@ def _from_anything(value: object, limits: Limits) -> Item:
     return text_item(cut(str(value), limits.chars), type(value).__name__)
 
 
+def is_explainable(value: object) -> bool:
+    """Whether ``value`` is a table or becomes a picture."""
+    if hasattr(value, "columns"):
+        return True
+    if isinstance(value, str | int | float):
+        return False
+    return any(isinstance(part, ImagePart) for part in item_of(value, Limits(rows=0)).parts)
+
+
 _CONVERTERS: dict[str, Converter] = {
     "builtins.str": _from_text,
     "builtins.list": _from_collection,

@@ -16,7 +16,8 @@ class Limits:
 
     ``rows`` of a table are sent cell by cell; 0: no cell value leaves the frame, only what sums it up. ``columns`` are
     described one by one. Text is cut after ``chars`` characters, pictures are shrunk to ``side`` pixels, clips longer
-    than ``seconds`` and files above ``file_bytes`` are refused. ``table_form`` comes from the model's card.
+    than ``seconds`` and files above ``file_bytes`` are refused. A table takes at most ``tokens``, by the estimate of
+    :func:`tokens_of`. ``table_form`` and ``plot_text`` (axis texts beside a plot) come from the model's card.
     """
 
     rows: int = 5
@@ -25,7 +26,9 @@ class Limits:
     side: int = 2048
     seconds: float = 600.0
     file_bytes: int = 64 * MEBIBYTE
+    tokens: int = 4_000
     table_form: Literal["digest", "columns"] = "digest"
+    plot_text: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +49,11 @@ def cut(text: str, chars: int) -> str:
     if len(text) <= chars:
         return text
     return f"{text[:chars]}\n… {len(text) - chars} more characters"
+
+
+def tokens_of(text: str) -> int:
+    """About how many tokens ``text`` takes, rather too many: a digit or sign is one, three letters are one."""
+    letters = sum(sign.isascii() and sign.isalpha() for sign in text)
+    blanks = sum(sign == " " for sign in text)
+    foreign = sum(not sign.isascii() for sign in text)
+    return -(-letters // 3) + foreign + len(text) - letters - blanks - foreign

@@ -2,77 +2,73 @@
 
 from __future__ import annotations
 
-import ast
-import difflib
 import re
-import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
+from IPython.core.completer import SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
+from traitlets import Bool, Enum, Int, Unicode
 
-from jupyter_gemma.errors import BadOption
-from jupyter_gemma.notebook.api import Conversation, Gemma, Labelled, process_gemma
-from jupyter_gemma.notebook.context import attach, evaluate, fill, item_of
-from jupyter_gemma.notebook.display import Answer, SilentView, Stopped, View, view_here
-from jupyter_gemma.notebook.items import Limits
-from jupyter_gemma.notebook.options import Options, help_lines, parse
-from jupyter_gemma.types import ImagePart
+from jupyter_gemma.errors import BadOption, GemmaError
+from jupyter_gemma.notebook.accessor import register_accessor
+from jupyter_gemma.notebook.answer import Answer, Stopped
+from jupyter_gemma.notebook.api import Gemma, process_gemma
+from jupyter_gemma.notebook.asking import Labelled
+from jupyter_gemma.notebook.commands import Call, help_text, split
+from jupyter_gemma.notebook.complete import matches
+from jupyter_gemma.notebook.context import attach, fill
+from jupyter_gemma.notebook.display import SilentView, View, view_here
+from jupyter_gemma.notebook.options import FORMATS, Options, parse
+from jupyter_gemma.notebook.preview import Preview, preview
+from jupyter_gemma.notebook.schemas import schema_from_source
+from jupyter_gemma.notebook.session import Session
 
-_COMMAND = re.compile(r"/(?P<name>[a-z]+)(?=\s|$)")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 _QUESTION = re.compile(r"^(?P<before>\s*(?:[\w.,\[\]'\" ]+=\s*)?)%gemma[ \t]+(?P<prompt>\S.*\?)[ \t]*$", re.MULTILINE)
 
 
-class Pictures:
-    """Remembers the last picture that a cell showed, with the number of the cell."""
-
-    def __init__(self, shell: Any) -> None:
-        self._shell = shell
-        self.last: bytes | None = None
-        self.cell = 0
-
-    def __call__(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Look at a message on its way to the front end; it goes on unchanged."""
-        data = message.get("content", {}).get("data", {})
-        for kind in ("image/png", "image/jpeg"):
-            if isinstance(data.get(kind), str):
-                import base64
-
-                self.last, self.cell = base64.b64decode(data[kind]), self._shell.execution_count
-        return message
+def _with_help(function: Function) -> Function:
+    """``%gemma?`` shows the docstring: it lists the commands and options."""
+    function.__doc__ = f"{function.__doc__}\n\n{help_text()}"
+    return function
 
 
 @magics_class
 class GemmaMagics(Magics):
-    """The magic, and what it keeps for its notebook: the conversation and the last picture shown."""
+    """The magic, its settings (``%config GemmaMagics``), and what it keeps for its notebook."""
+
+    model = Unicode("", help="Model to ask; empty: the server's default.").tag(config=True)
+    format = Enum(FORMATS, "markdown", help="Form of the answers.").tag(config=True)
+    system = Unicode("", help="How to answer, told to the model before every question.").tag(config=True)
+    rows = Int(5, min=0, help="Rows of a table that are sent cell by cell; 0: no cell value leaves a frame.").tag(
+        config=True
+    )
+    cache = Bool(True, help="Show what was answered before, where the same is asked again.").tag(config=True)
+    widgets = Bool(False, help="Show answers with buttons (Stop, Copy, Regenerate); needs ipywidgets.").tag(config=True)
 
     def __init__(self, shell: Any, gemma: Gemma | None = None) -> None:
         super().__init__(shell)
-        self.ip = shell
         self.before: dict[str, Any] = {}
-        self.asker = gemma or process_gemma()
-        self.conversation = Conversation()
-        self.pictures = Pictures(shell)
+        self.session = Session(shell, (gemma or process_gemma()).asker)
         # output_can_be_silenced is not used: it reads the prompt as Python and raises at a lone bracket.
 
     @no_var_expand
+    @_with_help
     @needs_local_scope
     @line_cell_magic
-    def gemma(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Answer | None:
-        """Ask the model: ``%gemma [options] prompt``, or ``%%gemma [options]`` and the prompt in the cell.
-
-        {expression} sends the value where it stands: a frame as a digest, a figure as pixels, a clip as sound.
-        %gemma /help lists the options and the commands.
-        """
+    def gemma(
+        self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None
+    ) -> Answer | Preview | None:
+        """Ask the model about words and objects."""
         text = line if cell is None else f"{line}\n{cell}"
         silent = cell is None and text.rstrip().endswith(";")
-        try:
-            options, prompt = parse(text.rstrip().removesuffix(";") if silent else text)
-        except BadOption as error:
-            raise UsageError(str(error)) from error
-        view = SilentView() if silent else view_here()
-        scope = {**self.ip.user_ns, **(local_ns or {})}
+        scope = self.session.scope(local_ns)
+        options, prompt = self._parsed(text.rstrip().removesuffix(";") if silent else text, scope)
+        view = SilentView() if silent else self._view()
         try:
             answer = self._run(prompt.strip(), options, scope, view)
         except Stopped as stopped:
@@ -81,30 +77,44 @@ class GemmaMagics(Magics):
         self._keep(options, answer)
         return None if silent else answer
 
-    def _keep(self, options: Options, answer: Answer | None) -> None:
-        if options.out and answer is not None:
-            self.ip.user_ns[options.out] = answer
+    def _parsed(self, text: str, scope: Mapping[str, Any]) -> tuple[Options, str]:
+        defaults = Options(model=self.model, format=self.format, system=self.system, rows=self.rows, cache=self.cache)
+        try:
+            options, prompt = parse(text, defaults)
+            schema = schema_from_source(options.schema, scope) if options.schema else None
+        except BadOption as error:
+            raise UsageError(str(error)) from error
+        return replace(options, schema=schema), prompt
 
-    def _run(self, prompt: str, options: Options, scope: Mapping[str, Any], view: View) -> Answer | None:
+    def _view(self) -> View:
+        if not self.widgets:
+            return view_here()
+        from jupyter_gemma.notebook.widget import WidgetView
+
+        return WidgetView(self.session.asker)
+
+    def _keep(self, options: Options, answer: Answer | Preview | None) -> None:
+        if not isinstance(answer, Answer):
+            return
+        self.session.last = answer
+        if options.out:
+            self.session.shell.user_ns[options.out] = answer
+
+    def _run(self, prompt: str, options: Options, scope: Mapping[str, Any], view: View) -> Answer | Preview | None:
         if options.new:
-            self.conversation.reset()
-        match = _COMMAND.match(prompt)
-        if match:
-            return _command(match["name"])(self, prompt[match.end() :].strip(), options, scope, view)
-        known = self._known(scope)
+            self.session.conversation.reset()
+        found = split(prompt)
+        if found is not None:
+            command, argument = found
+            return command.run(self.session, Call(argument, options, scope, view))
+        known = self.session.known(scope)
         labelled = self._attached(options, scope, known) + fill(prompt, scope, known)
         if not prompt and not options.attach:
             raise UsageError("There is no prompt. %gemma /help shows how to ask.")
-        return self.asker.ask(labelled, options, view, self.conversation)
-
-    def _known(self, scope: Mapping[str, Any]) -> set[str]:
-        """The user's own variables; IPython's are hidden, but for ``_`` and ``Out``, unless they were assigned."""
-        hidden = self.ip.user_ns_hidden
-        return {
-            name
-            for name, value in scope.items()
-            if name in ("_", "__", "___", "Out") or name not in hidden or hidden[name] is not value
-        }
+        asker, conversation = self.session.asker, self.session.conversation
+        if options.show_prompt:
+            return preview(asker.client, asker.question(labelled, options, conversation))
+        return asker.ask(labelled, options, view, conversation)
 
     def _attached(self, options: Options, scope: Mapping[str, Any], known: set[str]) -> list[Labelled]:
         try:
@@ -112,87 +122,34 @@ class GemmaMagics(Magics):
         except BadOption as error:
             raise UsageError(str(error)) from error
 
-    # -- commands: (argument, options, scope, view) -> answer or None ------------------------------------------
-
-    def explain(self, argument: str, options: Options, scope: Mapping[str, Any], view: View) -> Answer:
-        """/explain [expression]: a figure, picture or table; without one, the last that was shown."""
-        subject = _subject(argument, scope) if argument else self._last_shown()
-        return self.asker.command("explain", subject, options, view, self.conversation)
-
-    def transcribe(self, argument: str, options: Options, scope: Mapping[str, Any], view: View) -> Answer:
-        """/transcribe expression: a clip."""
-        if not argument:
-            raise UsageError("/transcribe needs a clip: %gemma /transcribe clip")
-        return self.asker.command("transcribe", _subject(argument, scope), options, view, self.conversation)
-
-    def status(self, argument: str, options: Options, scope: Mapping[str, Any], view: View) -> None:
-        """/status: the model server and what it holds."""
-        for key, value in self.asker.client.status().items():
-            sys.stdout.write(f"{key}: {value}\n")
-
-    def reset(self, argument: str, options: Options, scope: Mapping[str, Any], view: View) -> None:
-        """/reset: begin a new conversation."""
-        self.conversation.reset()
-        sys.stdout.write("The conversation begins anew.\n")
-
-    def help(self, argument: str, options: Options, scope: Mapping[str, Any], view: View) -> None:
-        """/help: this list."""
-        about = [line.strip() for line in (GemmaMagics.gemma.__doc__ or "").splitlines()]
-        commands = [(handler.__doc__ or "").strip() for handler in COMMANDS.values()]
-        sys.stdout.write(
-            "\n".join([*about, "Commands:", *commands, "", "Options, before the prompt:", *help_lines()]) + "\n"
+    @context_matcher(identifier="GemmaMagics.completions")  # type: ignore[untyped-decorator]
+    def completions(self, context: Any) -> SimpleMatcherResult:
+        """What Tab offers after ``%gemma``."""
+        text = context.full_text[: _offset(context.full_text, context.cursor_position, context.cursor_line)]
+        names = [name for name in self.session.known(self.session.shell.user_ns) if not name.startswith("_")]
+        found = matches(text, names, self._models() if "-m" in text else ())
+        if found is None:
+            return SimpleMatcherResult(completions=[], suppress=False)
+        typed, words = found
+        return SimpleMatcherResult(
+            completions=[SimpleCompletion(text=word, type="gemma") for word in words],
+            matched_fragment=typed,
+            suppress=bool(words),
         )
 
-    def _last_shown(self) -> Labelled:
-        """The figure being drawn in this cell, else the last picture or table that a cell showed."""
-        pyplot = sys.modules.get("matplotlib.pyplot")
-        if pyplot is not None and pyplot.get_fignums():
-            return "the current figure", pyplot.gcf()
-        for cell, value in sorted(self.ip.user_ns["Out"].items(), reverse=True):
-            if self.pictures.last is not None and self.pictures.cell >= cell:
-                break
-            if _is_explainable(value):
-                return f"Out[{cell}]", value
-        if self.pictures.last is None:
-            raise UsageError("No cell has shown a picture or table yet. Name one: %gemma /explain fig")
-        return f"the picture of cell {self.pictures.cell}", self.pictures.last
+    def _models(self) -> list[str]:
+        """Names of the models, if a server runs: Tab starts none."""
+        try:
+            client = self.session.asker.client
+            running = client.status().get("state") != "stopped"
+            return [card.name for card in client.models()] if running else []
+        except GemmaError:
+            return []
 
 
-Handler = Callable[[GemmaMagics, str, Options, Mapping[str, Any], View], "Answer | None"]
-COMMANDS: dict[str, Handler] = {
-    "explain": GemmaMagics.explain,
-    "transcribe": GemmaMagics.transcribe,
-    "status": GemmaMagics.status,
-    "reset": GemmaMagics.reset,
-    "help": GemmaMagics.help,
-}
-
-
-def _command(name: str) -> Handler:
-    if name in COMMANDS:
-        return COMMANDS[name]
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"Did you mean /{near[0]}?" if near else f"There are /{', /'.join(COMMANDS)}."
-    raise UsageError(f"There is no command /{name}. {hint}")
-
-
-def _subject(expression: str, scope: Mapping[str, Any]) -> Labelled:
-    """The object a command is about; braces around it may stand or not."""
-    bare = expression[1:-1].strip() if expression.startswith("{") and expression.endswith("}") else expression
-    try:
-        ast.parse(bare, mode="eval")
-    except SyntaxError as error:
-        raise UsageError(f"{bare} is no Python expression. A command takes one object: %gemma /explain fig") from error
-    return bare, evaluate(bare, scope)
-
-
-def _is_explainable(value: object) -> bool:
-    """Whether ``value`` is a table or becomes a picture."""
-    if hasattr(value, "columns"):
-        return True
-    if isinstance(value, str | int | float | Answer):
-        return False
-    return any(isinstance(part, ImagePart) for part in item_of(value, Limits(rows=0)).parts)
+def _offset(text: str, column: int, line: int) -> int:
+    """Where the cursor stands in ``text``."""
+    return sum(len(each) + 1 for each in text.split("\n")[:line]) + column
 
 
 def keep_question_marks(lines: list[str]) -> list[str]:
@@ -213,8 +170,10 @@ def load(shell: Any, gemma: Gemma | None = None) -> GemmaMagics:
     magics.before = {kind: shell.magics_manager.magics[kind].get("gemma") for kind in ("line", "cell")}
     shell.register_magics(magics)
     shell.input_transformer_manager.line_transforms.append(keep_question_marks)
+    shell.Completer.custom_matchers.append(magics.completions)
+    shell.events.register("pre_run_cell", register_accessor)
     if hasattr(shell.display_pub, "register_hook"):
-        shell.display_pub.register_hook(magics.pictures)
+        shell.display_pub.register_hook(magics.session.shown)
     return magics
 
 
@@ -226,6 +185,9 @@ def unload(shell: Any) -> None:
         del table["gemma"]
         if before is not None:
             table["gemma"] = before
+    shell.configurables.remove(magics)
     shell.input_transformer_manager.line_transforms.remove(keep_question_marks)
+    shell.Completer.custom_matchers.remove(magics.completions)
+    shell.events.unregister("pre_run_cell", register_accessor)
     if hasattr(shell.display_pub, "unregister_hook"):
-        shell.display_pub.unregister_hook(magics.pictures)
+        shell.display_pub.unregister_hook(magics.session.shown)

@@ -7,15 +7,16 @@ import keyword
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from jupyter_gemma.errors import BadOption
 from jupyter_gemma.types import Sampling
 
 IMAGE_TOKENS = (70, 140, 280, 560, 1120)
+FORMATS = ("markdown", "text", "code", "json", "html", "table")
 # Python hands in objects and takes answers by itself, and keeps no conversation.
-MAGIC_ONLY = ("attach", "out", "new", "history")
+MAGIC_ONLY = ("attach", "out", "new", "history", "show_prompt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,14 @@ class Options:
     """How a question is to be answered. None means: as the model's own settings say.
 
     ``attach`` and ``out`` are Python source: the objects to send before the prompt and the variable for the answer.
+    ``schema`` is a type, a JSON schema, or on the magic's line the source of one. ``tools`` are functions that the
+    model may call, at most ``max_calls`` times.
     """
 
     attach: str = ""
     out: str = ""
+    format: str = "markdown"
+    schema: Any = None
     model: str = ""
     temperature: float | None = None
     max_tokens: int | None = None
@@ -37,6 +42,10 @@ class Options:
     rows: int = 5
     new: bool = False
     history: bool = True
+    show_prompt: bool = False
+    cache: bool = True
+    tools: tuple[Callable[..., Any], ...] = ()
+    max_calls: int = 8
 
     def __post_init__(self) -> None:
         """Check what has bounds.
@@ -48,6 +57,8 @@ class Options:
             "temperature": (self.temperature is None or 0 <= self.temperature <= 10, "a number from 0 to 10"),
             "max_tokens": (self.max_tokens is None or self.max_tokens > 0, "a whole number above 0"),
             "image_tokens": (self.image_tokens in (None, *IMAGE_TOKENS), f"one of {', '.join(map(str, IMAGE_TOKENS))}"),
+            "format": (self.format in FORMATS, f"one of {', '.join(FORMATS)}"),
+            "max_calls": (self.max_calls > 0, "a whole number above 0"),
             "rows": (self.rows >= 0, "a whole number, 0 for no cell values"),
             "out": (not self.out or _is_variable(self.out), "a variable name"),
         }
@@ -67,13 +78,17 @@ def _is_variable(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One option as typed: its names, the field it sets, how its text is read (None: it takes no value)."""
+    """One option as typed: its names, the field it sets, how its text is read (None: it takes no value).
+
+    ``choices`` are offered when its value is completed.
+    """
 
     names: tuple[str, ...]
     field: str
     help: str
     read: Callable[[str], Any] | None = None
     value: Any = True
+    choices: tuple[str, ...] = ()
 
 
 def _unquoted(text: str) -> str:
@@ -83,6 +98,8 @@ def _unquoted(text: str) -> str:
 FLAGS = (
     Flag(("-w", "--with"), "attach", "objects to send before the prompt: a,b,c", str),
     Flag(("-o", "--out"), "out", "variable to put the answer into", str),
+    Flag(("-f", "--format"), "format", f"form of the answer: {', '.join(FORMATS)}", str, choices=FORMATS),
+    Flag(("--schema",), "schema", 'a model, type or JSON schema the answer fits: list[int], Literal["a","b"]', str),
     Flag(("-m", "--model"), "model", "model to ask", _unquoted),
     Flag(("-t", "--temperature"), "temperature", "0 takes the likeliest token", float),
     Flag(("--max-tokens",), "max_tokens", "length of the answer at most", int),
@@ -90,19 +107,28 @@ FLAGS = (
     Flag(("--think",), "think", "think before answering"),
     Flag(("--no-think",), "think", "answer at once", value=False),
     Flag(("--system",), "system", 'how to answer: --system "In French."', _unquoted),
-    Flag(("--image-tokens",), "image_tokens", "tokens a picture gets: 70, 140, 280, 560 or 1120", int),
+    Flag(
+        ("--image-tokens",),
+        "image_tokens",
+        "tokens a picture gets: 70, 140, 280, 560 or 1120",
+        int,
+        choices=tuple(map(str, IMAGE_TOKENS)),
+    ),
     Flag(("--rows",), "rows", "rows of a table sent cell by cell; 0: none", int),
     Flag(("--new",), "new", "begin a new conversation"),
     Flag(("--no-history",), "history", "ask apart from the conversation", value=False),
+    Flag(("--show-prompt",), "show_prompt", "show the exact prompt and do not ask"),
+    Flag(("--no-cache",), "cache", "ask anew, also what was answered before", value=False),
 )
 
-# An option's value ends at a blank outside quotes and brackets: -w df["a b"],f(x, y)
-_VALUE = re.compile(r"""(?:[^\s"'(\[{]|"[^"]*"|'[^']*'|\([^)]*\)|\[[^\]]*\]|\{[^}]*\})+""")
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
 _OPTION = re.compile(r"(?P<name>--?[A-Za-z][\w-]*)(?P<equals>=)?")
 
 
-def parse(text: str) -> tuple[Options, str]:
+def parse(text: str, defaults: Options = Options()) -> tuple[Options, str]:
     """Split ``text`` into its options, which stand first, and the prompt; ``--`` ends the options.
+
+    What is not given is as in ``defaults``.
 
     Raises:
         BadOption: an unknown option (the nearest is named), or a missing or wrong value.
@@ -120,7 +146,7 @@ def parse(text: str) -> tuple[Options, str]:
             value = f"{values['attach']},{value}"
         values[flag.field] = value
         rest = rest.lstrip()
-    return Options(**values), rest.removeprefix("--") if re.match(r"--(\s|$)", rest) else rest
+    return replace(defaults, **values), rest.removeprefix("--") if re.match(r"--(\s|$)", rest) else rest
 
 
 def _flag(name: str) -> Flag:
@@ -133,14 +159,31 @@ def _flag(name: str) -> Flag:
 
 
 def _value(flag: Flag, rest: str) -> tuple[Any, str]:
-    match = _VALUE.match(rest)
+    text = rest[: _value_end(rest)]
     name = flag.names[-1]
-    if match is None or flag.read is None:
+    if not text or flag.read is None:
         raise BadOption(f"{name} needs a value.", f"{name}: {flag.help}.")
     try:
-        return flag.read(match[0]), rest[match.end() :]
+        return flag.read(text), rest[len(text) :]
     except ValueError as error:
-        raise BadOption(f"{name} cannot be {match[0]!r}.", f"{name}: {flag.help}.") from error
+        raise BadOption(f"{name} cannot be {text!r}.", f"{name}: {flag.help}.") from error
+
+
+def _value_end(rest: str) -> int:
+    """Where an option's value ends: at a blank outside quotes and brackets, ``df["a b"],f(x, y)``; 0 if it does not."""
+    open_: list[str] = []
+    for at, sign in enumerate(rest):
+        if open_ and sign == open_[-1]:
+            open_.pop()
+        elif open_ and open_[-1] in "\"'":
+            continue
+        elif sign in "\"'":
+            open_.append(sign)
+        elif sign in _CLOSING:
+            open_.append(_CLOSING[sign])
+        elif sign.isspace() and not open_:
+            return at
+    return 0 if open_ else len(rest)
 
 
 def from_keywords(keywords: Mapping[str, Any]) -> Options:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from jupyter_gemma.client import Hangup
 from jupyter_gemma.notebook.api import Gemma
 from jupyter_gemma.notebook.magics import GemmaMagics, load
 from jupyter_gemma.settings import Settings
@@ -47,7 +48,7 @@ class FakeClient:
     def status(self) -> dict[str, Any]:
         return {"state": "ready", "model": "demo"}
 
-    def stream(self, request: Request) -> Iterator[Chunk]:
+    def stream(self, request: Request, hangup: Hangup | None = None) -> Iterator[Chunk]:
         self.requests.append(request)
         finished = False
         try:
@@ -58,6 +59,13 @@ class FakeClient:
             finished = True
         finally:
             self.closed_early += not finished
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch) -> None:
+    """Kept answers, server files and settings of this test only."""
+    for name in ("RUNTIME", "DATA", "CONFIG"):
+        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name.lower()))
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from jupyter_gemma.errors import BadAudio, BadOption
+from jupyter_gemma.notebook.answer import Stopped
 from jupyter_gemma.notebook.api import Gemma
-from jupyter_gemma.notebook.display import Stopped
 from jupyter_gemma.types import AudioPart, Chunk, ImagePart, TextPart
 
 

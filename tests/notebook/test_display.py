@@ -9,7 +9,9 @@ from IPython.utils.capture import capture_output
 from PIL import Image
 
 from jupyter_gemma.notebook import display
-from jupyter_gemma.notebook.display import Answer, NotebookView, TerminalView, bundle, collect, draft_of, view_here
+from jupyter_gemma.notebook.answer import Answer
+from jupyter_gemma.notebook.bundle import bundle
+from jupyter_gemma.notebook.display import NotebookView, TerminalView, collect, draft_of, view_here
 from jupyter_gemma.notebook.items import Item
 from jupyter_gemma.types import Chunk, ImagePart, Progress, Usage
 
@@ -105,7 +107,7 @@ def test_progress_thinking_then_text(shell):
         answer = collect(iter(steps), Answer(), NotebookView(clock=lambda: float(next(clock))))
     shown = [output.data["text/markdown"] for output in captured.outputs]
     assert shown[:3] == ["*loading demo 40%*", "*waiting*", "*thinking…*"]
-    assert shown[3] == "Yes."
+    assert shown[3].endswith("</details>\n\nYes.")
     assert answer.thinking == "Hm."
     assert answer.usage == USAGE
 

@@ -6,7 +6,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
 from jupyter_gemma.errors import BadAudio, RequestError, ServerLost
-from jupyter_gemma.notebook.display import Answer, Stopped
+from jupyter_gemma.notebook.answer import Answer, Stopped
 from jupyter_gemma.types import AudioPart, Chunk, ImagePart, Message, Sampling, TextPart
 
 
@@ -150,7 +150,7 @@ def test_errors_of_the_client_are_exceptions_and_keep_what_came(run, client, cap
     with pytest.raises(ServerLost):
         run("%gemma why?")
     assert "Half an" in capsys.readouterr().out
-    assert magics.conversation.turns == []
+    assert magics.session.conversation.turns == []
     error = ServerLost("The model server was lost.", "Ask again.")
     assert error._render_traceback_() == ["ServerLost: The model server was lost. Ask again."]
 
@@ -163,7 +163,7 @@ def test_interrupt_stops_the_server_and_keeps_the_part(run, client, shell, capsy
     assert (caught.value.answer.text, caught.value.answer.finish) == ("Half an", "cancelled")
     assert shell.user_ns["kept"] == caught.value.answer
     assert "stopped" in capsys.readouterr().out
-    assert magics.conversation.turns == []
+    assert magics.session.conversation.turns == []
 
 
 def test_interrupt_while_showing_closes_the_stream(magics, client):
@@ -178,7 +178,7 @@ def test_interrupt_while_showing_closes_the_stream(magics, client):
     from jupyter_gemma.notebook.options import Options
 
     with pytest.raises(Stopped) as caught:
-        magics.asker.ask([("", "why?")], Options(), Interrupting())
+        magics.session.asker.ask([("", "why?")], Options(), Interrupting())
     assert caught.value.answer.text == "It "
     assert client.closed_early == 1
 
@@ -209,7 +209,7 @@ def test_conversation(run, client, magics):
     run("%gemma -m big --new seven")
     assert roles() == ["user"]
     run("%gemma /reset")
-    assert magics.conversation.turns == []
+    assert magics.session.conversation.turns == []
 
 
 def test_explain_and_transcribe_say_the_words_of_the_card(run, shell, sent):
@@ -242,7 +242,7 @@ def test_explain_takes_the_last_thing_shown(run, shell, sent, magics):
     png = format_display_data(Image.new("RGB", (9, 9)))[0]["image/png"]
     content = png if isinstance(png, str) else base64.b64encode(png).decode()
     message = {"content": {"data": {"image/png": content}}}
-    assert magics.pictures(message) is message
+    assert magics.session.shown(message) is message
     answer = run("%gemma /explain")
     assert answer.sent[0].endswith("(picture 9 × 9)")
 

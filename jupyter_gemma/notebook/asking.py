@@ -1,0 +1,229 @@
+"""From objects and words to an answer: composes the question, looks whether it was answered before, asks, keeps.
+
+The magic, the Python API and ``map`` all ask here.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jupyter_core.paths import jupyter_data_dir
+
+from jupyter_gemma.errors import BadAudio
+from jupyter_gemma.notebook.answer import Answer
+from jupyter_gemma.notebook.bundle import progress_words
+from jupyter_gemma.notebook.cache import AnswerCache
+from jupyter_gemma.notebook.context import compose, item_of
+from jupyter_gemma.notebook.conversation import Conversation
+from jupyter_gemma.notebook.display import SilentView, View, collect, draft_of
+from jupyter_gemma.notebook.formats import form_of, schema_for, shown_as
+from jupyter_gemma.notebook.items import Item, Limits, text_item
+from jupyter_gemma.notebook.options import Options
+from jupyter_gemma.notebook.provenance import key_of, record_of
+from jupyter_gemma.notebook.tools import declaration, rounds
+from jupyter_gemma.types import AudioPart, Chunk, ImagePart, Message, ModelCard, Progress, Request, Sampling, TextPart
+
+if TYPE_CHECKING:
+    from jupyter_gemma.client import Client, Hangup
+
+# What a slash command says to models whose card has no words for it.
+WORDS = {
+    "explain": "Explain this plot: what it shows, its axes with their units, and what stands out.",
+    "transcribe": "Transcribe the audio.",
+}
+EXPLAIN_OTHER_WORDS = "Explain this: what it holds and what stands out."
+
+# An object and what to call it; "" for the words of the prompt itself.
+Labelled = tuple[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request that can be sent, the answer to come, and the key under which it is kept ("": it is not)."""
+
+    request: Request
+    draft: Answer
+    options: Options
+    key: str = ""
+
+    @property
+    def message(self) -> Message:
+        """The user's turn."""
+        return self.request.messages[-1]
+
+
+class Asker:
+    """Asks through one client, which is made at the first question.
+
+    Args:
+        client: asks the server; None: one by the user's settings.
+        cache: keeps answers; None: in Jupyter's data folder.
+    """
+
+    def __init__(self, client: Client | None = None, cache: AnswerCache | None = None) -> None:
+        self._client = client
+        self._cache = cache
+        self._view: View = SilentView()
+
+    @property
+    def client(self) -> Client:
+        """The client of this process.
+
+        Raises:
+            BadOption: a setting is wrong.
+        """
+        if self._client is None:
+            from jupyter_gemma.client import Client
+            from jupyter_gemma.settings import load_settings
+
+            self._client = Client(load_settings(), on_progress=self._show_start)
+        return self._client
+
+    @property
+    def cache(self) -> AnswerCache:
+        """The answers that are kept."""
+        if self._cache is None:
+            self._cache = AnswerCache(Path(jupyter_data_dir()) / "gemma" / "answers")
+        return self._cache
+
+    def _show_start(self, progress: Progress) -> None:
+        self._view.update(Answer(), progress_words(progress))
+
+    def ask(
+        self, labelled: Sequence[Labelled], options: Options, view: View, conversation: Conversation | None = None
+    ) -> Answer:
+        """Ask about objects and words in their order, and show the answer in ``view`` as it comes."""
+        self._view = view
+        question = self.question(labelled, options, conversation)
+        answer = self.answer(question, view)
+        if conversation is not None and options.history:
+            conversation.add(question.message, answer)
+        return answer
+
+    def question(
+        self, labelled: Sequence[Labelled], options: Options, conversation: Conversation | None = None
+    ) -> Question:
+        """What :meth:`ask` would send; sends nothing but the question which models there are."""
+        card = self.card(options.model)
+        limits = limits_for(options, card)
+        items = [(label, item_of(value, limits)) for label, value in labelled]
+        message = Message("user", compose(item for _, item in items))
+        return self._question(card, items, [*self._earlier(card, options, conversation), message], options)
+
+    def _earlier(self, card: ModelCard, options: Options, conversation: Conversation | None) -> list[Message]:
+        if conversation is None or not options.history:
+            return []
+        conversation.rewind()
+        return conversation.messages() if card.instruct and card.turns else []
+
+    def _question(
+        self, card: ModelCard, items: list[tuple[str, Item]], turns: Sequence[Message], options: Options
+    ) -> Question:
+        schema = schema_for(options)
+        form = form_of(options, schema)
+        words = [options.system, form.words if card.extras and card.instruct else ""]
+        system = "\n".join(filter(None, words))
+        asked = Request(
+            messages=(*([Message("system", (TextPart(system),))] if system else []), *turns),
+            model=card.name,
+            sampling=options.sampling,
+            thinking=options.think,
+            image_tokens=options.image_tokens,
+            tools=tuple(map(declaration, options.tools)),
+            constraint=form.constraint,
+            client=f"kernel {os.getpid()}",
+        )
+        run_as = {"quantization": self.client.settings.quantization, "device": self.client.settings.device}
+        key = key_of(asked, card, run_as)
+        request = replace(asked, sampling=_with_seed(asked.sampling))
+        draft = replace(
+            draft_of(items),
+            model=card.name,
+            notice=card.notice,
+            parts=turns[-1].parts,
+            format=shown_as(options, schema),
+            schema=schema,
+            record=record_of(request, card, run_as, key),
+            request=request,
+        )
+        return Question(request, draft, options, key if options.cache and not options.tools else "")
+
+    def answer(self, question: Question, view: View, hangup: Hangup | None = None) -> Answer:
+        """Ask ``question``, or find its answer among those kept.
+
+        Raises:
+            Stopped: interrupted; ``error.answer`` is what had come.
+            GemmaError: what went wrong and the way out.
+        """
+        kept = self.cache.get(question.key) if question.key else None
+        if kept is not None:
+            return view.finish(replace(question.draft, **kept))
+        view.update(question.draft)
+
+        def stream(request: Request) -> Generator[Chunk, None, None]:
+            yield from self.client.stream(request, hangup)
+
+        options = question.options
+        pieces = rounds(stream, question.request, options.tools, options.max_calls)
+        answer = collect(pieces, question.draft, view, self._sealed)
+        if question.key and answer.finish == "stop":
+            self.cache.put(question.key, answer)
+        return answer
+
+    def _sealed(self, answer: Answer) -> Answer:
+        """``answer`` with the weights that gave it in its record, where the server tells."""
+        status = self.client.status()
+        told = {name: status[name] for name in ("digest", "quantization") if status.get(name)}
+        return replace(answer, record={**answer.record, **told}) if status.get("model") == answer.model else answer
+
+    def command(
+        self, name: str, subject: Labelled, options: Options, view: View, conversation: Conversation | None = None
+    ) -> Answer:
+        """Ask ``/explain`` or ``/transcribe`` about ``subject``, in the words that the model's card names.
+
+        Raises:
+            BadAudio: something else than a clip is to be transcribed.
+        """
+        self._view = view
+        card = self.card(options.model)
+        label, value = subject
+        item = item_of(value, limits_for(options, card))
+        kinds = {type(part) for part in item.parts}
+        if name == "transcribe" and AudioPart not in kinds:
+            raise BadAudio(f"{label} is no clip.", "Hand in (samples, rate), an Audio, or the path of a sound file.")
+        words = card.prompts.get(name, WORDS[name]) if {ImagePart, AudioPart} & kinds else EXPLAIN_OTHER_WORDS
+        return self.ask([(label, item), ("", text_item(words))], options, view, conversation)
+
+    def again(self, answer: Answer, view: View, seed: int | None = None) -> Answer:
+        """Ask the question of ``answer`` once more, as it was asked or with another ``seed``, and keep nothing."""
+        if answer.request is None:
+            raise ValueError("The answer does not know its question.")
+        request = answer.request
+        if seed is not None:
+            request = replace(request, sampling=replace(request.sampling, seed=seed))
+        record = {**answer.record, "sampling": {**answer.record.get("sampling", {}), "seed": request.sampling.seed}}
+        draft = replace(answer, text="", thinking="", finish=None, trace=(), cached="", request=request, record=record)
+        return self.answer(Question(request, draft, Options(cache=False)), view)
+
+    def card(self, model: str = "") -> ModelCard:
+        """The card of ``model``, else of the settings' model, else of the server's default, which it names first."""
+        cards = {card.name: card for card in self.client.models()}
+        name = model or self.client.settings.model or next(iter(cards), "")
+        return cards.get(name, ModelCard(name))
+
+
+def limits_for(options: Options, card: ModelCard) -> Limits:
+    """The bounds of what is sent, by the user's wish and the model's habits."""
+    return Limits(rows=options.rows, table_form=card.table_form, plot_text=card.extras)
+
+
+def _with_seed(sampling: Sampling) -> Sampling:
+    """A seed is drawn where none was given, so that a sampled answer can be repeated."""
+    if sampling.seed is not None or sampling.temperature == 0:
+        return sampling
+    return replace(sampling, seed=random.SystemRandom().randrange(2**31))

@@ -1,0 +1,42 @@
+"""``--show-prompt``: the exact prompt, with the tokens that each kind of input takes; nothing is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from jupyter_gemma.notebook.asking import Question
+from jupyter_gemma.notebook.bundle import fact_lines, fenced
+from jupyter_gemma.notebook.context import note_of
+from jupyter_gemma.types import Message, Request, TextPart
+
+if TYPE_CHECKING:
+    from jupyter_gemma.client import Client
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a question would send: ``text`` to be read, ``request`` as the client has it."""
+
+    text: str
+    facts: tuple[str, ...] = ()
+    request: Request | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        small = [f"<sub>{line}</sub>" for line in self.facts]
+        plain = "\n\n".join([self.text, *(f"[{line}]" for line in self.facts)])
+        return {"text/markdown": "\n\n".join([fenced(self.text, "text"), *small]), "text/plain": plain}
+
+
+def preview(client: Client, question: Question) -> Preview:
+    """The prompt of ``question`` as messages with a note for each picture and clip."""
+    text = "\n\n".join(map(_message, question.request.messages))
+    return Preview(text, tuple(fact_lines(question.draft)), question.request)
+
+
+def _message(message: Message) -> str:
+    parts = [part.text if isinstance(part, TextPart) else f"[{note_of(part)}]" for part in message.parts]
+    return "\n".join([f"--- {message.role} ---", *parts])
