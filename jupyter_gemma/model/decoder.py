@@ -93,10 +93,11 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(width))
+        self.ops = ops.PLAIN_OPS
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., width]."""
-        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x [..., width]; ``residual`` of the same shape is added."""
+        return self.ops.rms_norm(x, self.weight, self.eps, residual)
 
 
 def rotary_table(config: AttentionConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -124,6 +125,7 @@ class Attention(nn.Module):
         super().__init__()
         self.shape = shape = config.layer(index)
         self.scale, self.eps, self.value_norm = config.attention_scale, config.norm_eps, config.value_norm
+        self.ops = ops.PLAIN_OPS
 
         def projection(name: str, out_features: int, in_features: int) -> nn.Module:
             return linear(out_features, in_features, kinds.get(f"layers.{index}.self_attn.{name}.weight", "float"))
@@ -146,7 +148,7 @@ class Attention(nn.Module):
         value = key if shape.value_from_key else self.v_proj(x).view(count, shape.kv_heads, shape.head_dim)
         query, key = rotate(self.q_norm(query), rows), rotate(self.k_norm(key), rows)
         if self.value_norm:
-            value = F.rms_norm(value, value.shape[-1:], eps=self.eps)
+            value = self.ops.rms_norm(value, None, self.eps, None)
         mixed = torch.empty_like(query)
         start = 0
         for span, mask in zip(spans, rows.masks, strict=True):
@@ -183,11 +185,11 @@ class MLP(nn.Module):
         self.gate_proj = projection("gate_proj", config.intermediate_size, config.hidden_size)
         self.up_proj = projection("up_proj", config.intermediate_size, config.hidden_size)
         self.down_proj = projection("down_proj", config.hidden_size, config.intermediate_size)
-        self.gated_gelu = ops.PLAIN_OPS.gated_gelu
+        self.ops = ops.PLAIN_OPS
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, hidden] -> [N, hidden]."""
-        out: Tensor = self.down_proj(self.gated_gelu(self.gate_proj(x), self.up_proj(x)))
+        out: Tensor = self.down_proj(self.ops.gated_gelu(self.gate_proj(x), self.up_proj(x)))
         return out
 
 
@@ -207,8 +209,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows, spans: Sequence[Span]) -> Tensor:
         """x [N, hidden] -> [N, hidden]."""
-        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rows, spans, self.index))
-        x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        x = self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), rows, spans, self.index), residual=x)
+        x = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)), residual=x)
         return x if self.layer_scalar is None else x * self.layer_scalar
 
 
@@ -222,6 +224,7 @@ class Gemma(nn.Module):
     def __init__(self, config: ModelConfig, kinds: Mapping[str, WeightKind] | None = None) -> None:
         super().__init__()
         self.config = config
+        self.ops = ops.PLAIN_OPS
         kinds = kinds or {}
         table_kind = kinds.get("embed_tokens.weight", "float")
         self.embed_tokens = embedding(config.vocab_size, config.hidden_size, table_kind)
@@ -251,8 +254,8 @@ class Gemma(nn.Module):
                 path = chosen.paths[module.kind]
                 shared = module is self.head or module.tiles.is_meta
                 module.use(ops.PLAIN if shared and path.prepare is not None else path)
-            elif isinstance(module, MLP):
-                module.gated_gelu = chosen.gated_gelu
+            elif isinstance(module, (RMSNorm, Attention, MLP, Gemma)):
+                module.ops = chosen
 
     def embed(self, prompt: Prompt) -> Tensor:
         """Ids and media -> [T, hidden]. Text is scaled by sqrt(hidden); soft tokens are not."""
@@ -295,7 +298,7 @@ class Gemma(nn.Module):
         """Hidden states [M, hidden] -> float32 logits [M, vocab], soft-capped where the model says so."""
         scores: Tensor = self.head(hidden).float()
         cap = self.config.logit_softcap
-        return scores if cap is None else cap * torch.tanh(scores / cap)
+        return scores if cap is None else self.ops.softcap(scores, cap)
 
     def logits_of(self, prompt: Prompt) -> Tensor:
         """Logits [T, vocab] of every position in one plain pass: the reference for every other way."""

@@ -8,12 +8,10 @@ operations a decoder runs on.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path as FilePath
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -46,10 +44,17 @@ class Path:
 
 @dataclass(frozen=True)
 class Ops:
-    """What the decoder computes with: a path for each kind of quantised weight, and the gated activation."""
+    """What the decoder computes with.
+
+    ``paths``: one for each kind of quantised weight. ``rms_norm(x, weight, eps, residual)``: RMSNorm over the last
+    axis, times ``weight`` and plus ``residual`` where they are given. ``gated_gelu(gate, up)``: gelu_tanh(gate) *
+    up. ``softcap(scores, cap)``: cap * tanh(scores / cap); may overwrite ``scores``.
+    """
 
     paths: Mapping[WeightKind, Path]
+    rms_norm: Callable[[Tensor, Tensor | None, float, Tensor | None], Tensor]
     gated_gelu: Callable[[Tensor, Tensor], Tensor]
+    softcap: Callable[[Tensor, float], Tensor]
 
 
 # -- plain torch -----------------------------------------------------------------------------------------------
@@ -95,12 +100,21 @@ def _plain_product(x: Tensor, tiles: Tensor, extra: Tensor | None) -> Tensor:
     return out
 
 
+def _plain_rms_norm(x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None = None) -> Tensor:
+    normed = F.rms_norm(x, x.shape[-1:], weight, eps)
+    return normed if residual is None else residual + normed
+
+
+def _plain_softcap(scores: Tensor, cap: float) -> Tensor:
+    return cap * torch.tanh(scores / cap)
+
+
 def _plain_gated_gelu(gate: Tensor, up: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh") * up
 
 
 PLAIN = Path("plain", _plain_product)
-PLAIN_OPS = Ops({"int4": PLAIN, "int8": PLAIN}, _plain_gated_gelu)
+PLAIN_OPS = Ops({"int4": PLAIN, "int8": PLAIN}, _plain_rms_norm, _plain_gated_gelu, _plain_softcap)
 
 
 # -- PyTorch's own kernel --------------------------------------------------------------------------------------
@@ -129,25 +143,15 @@ ATEN_INT4 = Path("aten-int4", _aten_product, _aten_prepare)
 
 @functools.cache
 def load_kernels() -> Any | None:
-    """``jupyter_gemma_kernels.Kernels`` on torch's own threads; None where the wheel is not installed."""
+    """``jupyter_gemma_kernels.Kernels``, with as many threads as torch; None where the wheel is not installed."""
     try:
         from jupyter_gemma_kernels import Kernels
 
         kernels = Kernels()
     except (ImportError, OSError):
         return None
-    kernels.use_threads(_torch_fork(), torch.get_num_threads())
+    kernels.use_threads(torch.get_num_threads())
     return kernels
-
-
-def _torch_fork() -> int | None:
-    """Address of GOMP_parallel in the libgomp that torch computes with, None where torch uses another runtime.
-
-    Two pools of threads would fight for the cores: each spins for a while after its work.
-    """
-    for library in sorted((FilePath(torch.__file__).parent / "lib").glob("libgomp*")):
-        return ctypes.cast(ctypes.CDLL(str(library)).GOMP_parallel, ctypes.c_void_p).value
-    return None
 
 
 def kernel_path(kernels: Any, kind: WeightKind) -> Path:
@@ -164,13 +168,32 @@ def kernel_path(kernels: Any, kind: WeightKind) -> Path:
     return Path(f"kernel-{kernels.choose()}", product)
 
 
-def _kernel_gated_gelu(kernels: Any) -> Callable[[Tensor, Tensor], Tensor]:
+def kernel_ops(kernels: Any) -> Ops:
+    """All operations by the compiled kernels; tensors are float32 and dense, as they are on the CPU."""
+
+    def rms_norm(x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None = None) -> Tensor:
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        width = x.shape[-1]
+        addresses = (x.data_ptr(), _address(weight), _address(residual), out.data_ptr())
+        kernels.rms_norm(*addresses, x.numel() // width, width, eps)
+        return out
+
     def gated_gelu(gate: Tensor, up: Tensor) -> Tensor:
         out = torch.empty_like(gate)
         kernels.gated_gelu(gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel())
         return out
 
-    return gated_gelu
+    def softcap(scores: Tensor, cap: float) -> Tensor:
+        kernels.softcap(scores.data_ptr(), cap, scores.numel())
+        return scores
+
+    paths = {kind: kernel_path(kernels, kind) for kind in PLAIN_OPS.paths}
+    return Ops(paths, rms_norm, gated_gelu, softcap)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 # -- choosing --------------------------------------------------------------------------------------------------
@@ -186,9 +209,8 @@ def choose_ops(choice: OpsChoice = "auto", device: str = "cpu") -> Ops:
         return PLAIN_OPS
     kernels = load_kernels()
     if kernels is not None:
-        paths = {kind: kernel_path(kernels, kind) for kind in PLAIN_OPS.paths}
-        return Ops(paths, _kernel_gated_gelu(kernels))
-    return Ops({"int4": min((PLAIN, ATEN_INT4), key=_seconds), "int8": PLAIN}, _plain_gated_gelu)
+        return kernel_ops(kernels)
+    return replace(PLAIN_OPS, paths={"int4": min((PLAIN, ATEN_INT4), key=_seconds), "int8": PLAIN})
 
 
 def _seconds(path: Path) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -107,13 +109,22 @@ def test_every_thread_count_gives_the_same_bits(kernels) -> None:
     x, tiles, _ = case(2048, 4096, 7, "int4")
     product = ops.kernel_path(kernels, "int4").product
     together = product(x, tiles, None)
-    kernels.use_threads(None, 1)
     try:
-        assert torch.equal(product(x, tiles, None), together)
-        kernels.use_threads(None, 3)  # our own threads instead of torch's
-        assert torch.equal(product(x, tiles, None), together)
+        for count in (1, 2, 3, 7):
+            kernels.use_threads(count)
+            assert torch.equal(product(x, tiles, None), together)
     finally:
-        kernels.use_threads(ops._torch_fork(), torch.get_num_threads())
+        kernels.use_threads(torch.get_num_threads())
+
+
+def test_two_callers_at_once_get_their_own_results(kernels) -> None:
+    product = ops.kernel_path(kernels, "int4").product
+    cases = [case(2048, 4096, 3, "int4"), case(80, 416, 33, "int4")]
+    expected = [product(x, tiles, None) for x, tiles, _ in cases]
+    with ThreadPoolExecutor(4) as callers:
+        for _ in range(20):
+            runs = [callers.submit(product, x, tiles, None) for x, tiles, _ in cases * 2]
+            assert all(torch.equal(run.result(), want) for run, want in zip(runs, expected * 2, strict=True))
 
 
 def test_a_row_does_not_depend_on_its_company(kernels) -> None:
@@ -128,5 +139,26 @@ def test_a_row_does_not_depend_on_its_company(kernels) -> None:
 @pytest.mark.parametrize("count", [1, 7, 4096, 10_001])
 def test_gated_gelu_agrees_with_torch(kernels, count: int) -> None:
     gate, up = torch.linspace(-12, 12, count), torch.randn(count, generator=torch.Generator().manual_seed(0))
-    actual = ops._kernel_gated_gelu(kernels)(gate, up)
+    actual = ops.kernel_ops(kernels).gated_gelu(gate, up)
     torch.testing.assert_close(actual, ops.PLAIN_OPS.gated_gelu(gate, up), rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 300])
+@pytest.mark.parametrize("width", [8, 27, 256, 3840])
+@pytest.mark.parametrize("with_weight", [False, True])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_rms_norm_agrees_with_torch(kernels, rows: int, width: int, with_weight: bool, with_residual: bool) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    x, residual = torch.randn(2, rows, width, generator=generator)
+    weight = torch.randn(width, generator=generator) if with_weight else None
+    arguments = (10 * x, weight, 1e-6, residual if with_residual else None)
+    actual, expected = ops.kernel_ops(kernels).rms_norm(*arguments), ops.PLAIN_OPS.rms_norm(*arguments)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8192, 20_001])
+def test_softcap_agrees_with_torch(kernels, count: int) -> None:
+    scores = torch.linspace(-400, 400, count)
+    expected = ops.PLAIN_OPS.softcap(scores, 30.0)
+    # 1 - 2 / (e^2u + 1) loses what tanh keeps near zero: a few units of the last place of the cap.
+    torch.testing.assert_close(ops.kernel_ops(kernels).softcap(scores.clone(), 30.0), expected, rtol=1e-6, atol=1e-5)

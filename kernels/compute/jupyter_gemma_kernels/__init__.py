@@ -20,9 +20,11 @@ _NAMES = {"darwin": "libjupyter_gemma_kernels.dylib", "win32": "jupyter_gemma_ke
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "jg_isa": (ctypes.c_char_p, (ctypes.c_char_p,)),
-    "jg_use_threads": (None, (_POINTER, _INT)),
+    "jg_use_threads": (None, (_INT,)),
     "jg_threads": (_INT, ()),
     "jg_product": (None, (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG, _POINTER)),
+    "jg_rms_norm": (None, (_POINTER,) * 4 + (_LONG, _LONG, _FLOAT)),
+    "jg_softcap": (None, (_POINTER, _FLOAT, _LONG)),
     "jg_gated_gelu": (None, (_POINTER, _POINTER, _POINTER, _LONG)),
     "jg_attend": (None, (_POINTER,) * 4 + (_LONG,) * 5 + (_FLOAT,)),
 }

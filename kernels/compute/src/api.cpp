@@ -68,6 +68,16 @@ jg::Activations quantize(const float* x, int64_t rows, int64_t columns) {
   return {scratch.values.data(), scratch.scales.data(), scratch.sums.data(), columns};
 }
 
+// Splits [0, count) into pieces of a size that is worth handing to another thread.
+template <typename Piece>
+void for_pieces(int64_t count, const Piece& piece) {
+  constexpr int64_t kPiece = 8192;
+  jg::for_each((count + kPiece - 1) / kPiece, 1, [=](int64_t i) {
+    const int64_t first = i * kPiece;
+    piece(first, std::min(kPiece, count - first));
+  });
+}
+
 }  // namespace
 
 // The instruction set in use; `name` chooses another one (nullptr: only ask). Returns nullptr if it is not to be had.
@@ -78,7 +88,7 @@ JG_API const char* jg_isa(const char* name) {
   return nullptr;
 }
 
-JG_API void jg_use_threads(jg::Fork fork, int count) { jg::use_threads(fork, count); }
+JG_API void jg_use_threads(int count) { jg::use_threads(count); }
 JG_API int jg_threads() { return jg::thread_count(); }
 
 // y [m, rows] = x [m, columns] @ W.T, W in tiles of `bits` 4 or 8.
@@ -93,11 +103,22 @@ JG_API void jg_product(int bits, const float* x, int64_t m, const uint8_t* tiles
   });
 }
 
+// Rows of x [rows, width]; weight [width] and residual [rows, width] may be null.
+JG_API void jg_rms_norm(const float* x, const float* weight, const float* residual, float* out, int64_t rows,
+                        int64_t width, float eps) {
+  // A piece is worth handing to another thread from about 16,000 values on.
+  jg::for_each(rows, 16384 / width + 1, [=](int64_t r) {
+    table()->rms_norm_row(x + r * width, weight, residual ? residual + r * width : nullptr, out + r * width, width, eps);
+  });
+}
+
+JG_API void jg_softcap(float* x, float cap, int64_t count) {
+  for_pieces(count, [=](int64_t first, int64_t length) { table()->softcap(x + first, cap, length); });
+}
+
 JG_API void jg_gated_gelu(const float* gate, const float* up, float* out, int64_t count) {
-  constexpr int64_t kPiece = 4096;
-  jg::for_each((count + kPiece - 1) / kPiece, 4, [=](int64_t i) {
-    const int64_t first = i * kPiece, left = count - first;
-    table()->gated_gelu(gate + first, up + first, out + first, left < kPiece ? left : kPiece);
+  for_pieces(count, [=](int64_t first, int64_t length) {
+    table()->gated_gelu(gate + first, up + first, out + first, length);
   });
 }
 

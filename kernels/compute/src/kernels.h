@@ -43,6 +43,11 @@ struct Table {
   // y[m * ldy + r] for `rows` rows m of x and the 16 outputs r of one row of tiles.
   void (*int4_tiles)(const uint8_t* tiles, const Activations& x, int64_t rows, float* y, int64_t ldy);
   void (*int8_tiles)(const uint8_t* tiles, const Activations& x, int64_t rows, float* y, int64_t ldy);
+  // out = x / sqrt(mean(x^2) + eps) * weight + residual; weight and residual may be null.
+  void (*rms_norm_row)(const float* x, const float* weight, const float* residual, float* out, int64_t width,
+                       float eps);
+  // x[i] = cap * tanh(x[i] / cap)
+  void (*softcap)(float* x, float cap, int64_t count);
   // out[i] = gelu_tanh(gate[i]) * up[i]
   void (*gated_gelu)(const float* gate, const float* up, float* out, int64_t count);
   // Query heads first .. first + count - 1, which share one kv head; `scores` is scratch, count * positions floats.

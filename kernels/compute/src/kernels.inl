@@ -124,6 +124,34 @@ void quantize_row(const float* x, int64_t columns, int8_t* values, float* scales
   }
 }
 
+void rms_norm_row(const float* x, const float* weight, const float* residual, float* out, int64_t width, float eps) {
+  typename Isa::Float squares = Isa::zero();
+  int64_t i = 0;
+  for (; i + Isa::kLanes <= width; i += Isa::kLanes)
+    squares = Isa::fma(Isa::load_floats(x + i), Isa::load_floats(x + i), squares);
+  float total = Isa::sum(squares);
+  for (; i < width; i++) total += x[i] * x[i];
+  const float factor = 1.0f / std::sqrt(total / float(width) + eps);
+  for (i = 0; i + Isa::kLanes <= width; i += Isa::kLanes) {
+    auto value = Isa::mul(Isa::load_floats(x + i), Isa::set(factor));
+    if (weight) value = Isa::mul(value, Isa::load_floats(weight + i));
+    if (residual) value = Isa::add(value, Isa::load_floats(residual + i));
+    Isa::store(out + i, value);
+  }
+  for (; i < width; i++) out[i] = x[i] * factor * (weight ? weight[i] : 1.0f) + (residual ? residual[i] : 0.0f);
+}
+
+// tanh(u) = 1 - 2 / (exp(2u) + 1)
+void softcap(float* x, float cap, int64_t count) {
+  int64_t i = 0;
+  for (; i + Isa::kLanes <= count; i += Isa::kLanes) {
+    const auto power = Isa::exp(Isa::mul(Isa::load_floats(x + i), Isa::set(2.0f / cap)));
+    const auto rest = Isa::div(Isa::set(-2.0f * cap), Isa::add(power, Isa::set(1.0f)));
+    Isa::store(x + i, Isa::add(Isa::set(cap), rest));
+  }
+  for (; i < count; i++) x[i] = cap * std::tanh(x[i] / cap);
+}
+
 // gelu_tanh(x) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3).
 void gated_gelu(const float* gate, const float* up, float* out, int64_t count) {
   int64_t i = 0;
@@ -180,5 +208,6 @@ void attend(const jg::Attend& a, int64_t first, int64_t count, float* scores) {
 
 #define JG_TABLE(identifier, text)                                                                         \
   namespace jg {                                                                                           \
-  const Table identifier = {text, quantize_row, tiles_product<true>, tiles_product<false>, gated_gelu, attend}; \
+  const Table identifier = {text,         quantize_row, tiles_product<true>, tiles_product<false>,         \
+                            rms_norm_row, softcap,      gated_gelu,          attend};                      \
   }
