@@ -46,7 +46,7 @@ class GemmaEngine:
         prefill_chunk: tokens of a prompt read in one step.
         cache_memory: bytes for keys and values of running and kept conversations.
         max_waiting: requests that may wait for their turn.
-        cache_dtype: of stored keys and values; None: the model's own.
+        cache_dtype: of stored keys and values; None: what the model's operations take.
         facts: digest, quantization and weight_bytes, as the status tells them.
     """
 
@@ -61,17 +61,21 @@ class GemmaEngine:
         cache_memory: int = 10**9,
         max_waiting: int = 256,
         cache_dtype: torch.dtype | None = None,
-        facts: EngineStatus = EngineStatus(),
+        facts: EngineStatus | None = None,
     ) -> None:
         self.card = card
-        self._facts = facts
+        self._facts = facts or EngineStatus()
         self.builder = builder
         self._defaults = defaults
         self._vocab_size = model.config.vocab_size
         self._stops = frozenset((*defaults.eos, *model.config.ids.eos))
         self._grammars = GrammarMaker(builder.tokenizer, self._stops)
         self._scheduler = Scheduler(
-            model, chunk=prefill_chunk, memory=cache_memory, max_waiting=max_waiting, dtype=cache_dtype
+            model,
+            chunk=prefill_chunk,
+            memory=cache_memory,
+            max_waiting=max_waiting,
+            dtype=cache_dtype or model.ops.cache_dtype,
         )
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
