@@ -123,13 +123,16 @@ def _worker(settings: Settings) -> Worker:
     if settings.engine == "echo":
         from jupyter_gemma.echo import ECHO_MODELS, find_echo, load_echo
 
-        return Worker(load_echo, lambda: ECHO_MODELS, lambda name: find_echo(name or settings.model))
+        return Worker(
+            load_echo, lambda: ECHO_MODELS, lambda name: find_echo(name or settings.model), settings.keep_alive
+        )
     from jupyter_gemma.store import find_model
 
     return Worker(
         functools.partial(_load_engine, settings),
         lambda: _cards(settings),
         lambda name: find_model(name, settings).card,
+        settings.keep_alive,
     )
 
 

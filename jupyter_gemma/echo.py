@@ -6,6 +6,7 @@ tried out without weights. Needs no library.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -26,7 +27,10 @@ from jupyter_gemma.types import (
     Progress,
     ProgressCallback,
     Request,
+    Segment,
     TextPart,
+    TokenChance,
+    ToolCall,
     Usage,
     VideoPart,
 )
@@ -62,12 +66,23 @@ class EchoEngine:
         self.closed = threading.Event()
         self.requests: list[Request] = []
         self._script = deque(script)
+        self._active = 0
+        self._lock = threading.Lock()
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
         """See :meth:`jupyter_gemma.types.Engine.stream`. A scripted answer without a finish gets one."""
-        self.requests.append(request)
-        reply = self._script.popleft() if self._script else echo(request, self.delay)
+        with self._lock:
+            self.requests.append(request)
+            reply = self._script.popleft() if self._script else echo(request, self.delay)
+            self._active += 1
         self.cancelled = False
+        try:
+            yield from self._play(reply, request, cancel)
+        finally:
+            with self._lock:
+                self._active -= 1
+
+    def _play(self, reply: Reply, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
         started = time.perf_counter()
         done = 0
         for chunk in reply.chunks:
@@ -83,6 +98,12 @@ class EchoEngine:
         if not reply.chunks or reply.chunks[-1].finish is None:
             yield _last(request, "stop", done, started)
 
+    def transcribe(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+        """See :meth:`jupyter_gemma.types.Engine.transcribe`: a second for each word that :meth:`stream` would say."""
+        for number, chunk in enumerate(self.stream(request, cancel)):
+            word = chunk.text.strip()
+            yield Chunk(segment=Segment(float(number), number + 1.0, word)) if word else chunk
+
     def render(self, request: Request) -> str:
         """See :meth:`jupyter_gemma.types.Engine.render`: a line for each message."""
         return "".join(f"{message.role}: {describe(message)}\n" for message in request.messages)
@@ -97,7 +118,7 @@ class EchoEngine:
 
     def status(self) -> EngineStatus:
         """See :meth:`jupyter_gemma.types.Engine.status`."""
-        return EngineStatus(requests=len(self.requests), steps=self.steps)
+        return EngineStatus(active=self._active, requests=len(self.requests), steps=self.steps, quantization="none")
 
     def close(self) -> None:
         """See :meth:`jupyter_gemma.types.Engine.close`."""
@@ -105,15 +126,38 @@ class EchoEngine:
 
 
 def echo(request: Request, delay: float = 0.0) -> Reply:
-    """The answer that names what the last user turn held, a word per chunk."""
+    """The answer that names what the last user turn held, a word per chunk.
+
+    A form is kept (not a pattern: that stays the words), and "call NAME" calls that tool.
+    """
     turns = [message for message in request.messages if message.role == "user"]
-    words = re.findall(r"\s*\S+", describe(turns[-1]) if turns else "No question.")
+    text = describe(turns[-1]) if turns else "No question."
+    for tool in request.tools:
+        if text == f"call {tool['function']['name']}":
+            call = ToolCall(tool["function"]["name"], {"text": text}, "call_1")
+            return Reply((Chunk(tool_call=call), _last(request, "tool_calls", 1, time.perf_counter())), delay)
+    words = re.findall(r"\s*\S+", _formed(text, request))
     limit = request.sampling.max_tokens
     chunks = [Chunk(thinking="Looking at what arrived.")] if request.thinking else []
-    chunks += [Chunk(text=word) for word in words[:limit]]
+    chunks += [Chunk(text=word, logprobs=_chances(word, request.sampling.logprobs)) for word in words[:limit]]
     if limit is not None and limit < len(words):
         chunks.append(_last(request, "length", limit, time.perf_counter()))
     return Reply(tuple(chunks), delay)
+
+
+def _formed(text: str, request: Request) -> str:
+    constraint = request.constraint
+    if constraint is None or constraint.kind == "regex":
+        return text
+    return str(constraint.value[0]) if constraint.kind == "choice" else json.dumps({"echo": text}, ensure_ascii=False)
+
+
+def _chances(word: str, alternatives: int | None) -> tuple[TokenChance, ...]:
+    """A word that was nearly certain, and the word backwards in its place."""
+    if alternatives is None:
+        return ()
+    top = (TokenChance(word, word.encode(), -0.1), TokenChance(word[::-1], word[::-1].encode(), -2.5))
+    return (TokenChance(word, word.encode(), -0.1, top[:alternatives]),)
 
 
 def describe(message: Message) -> str:

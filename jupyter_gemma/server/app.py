@@ -1,41 +1,34 @@
 """The HTTP app of the model server, and :func:`serve`, its life from the socket to the last goodbye.
 
-Listens on 127.0.0.1, wants its token and its own address in ``Host`` on every route (so that no web page reaches it
-through a name of its own), sends no CORS header, and bounds the size of what it reads.
+Listens on 127.0.0.1 and, where asked for, on a Unix socket; wants its token and its own address in ``Host`` on every
+route (so that no web page reaches it through a name of its own), and sends no CORS header.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import os
-import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jupyter_gemma.discovery import ServerInfo, new_token, remove_server_file, write_server_file
-from jupyter_gemma.errors import GemmaError, NotAuthorized, RequestError, ServerStartFailed
-from jupyter_gemma.server.openai_api import completion, decode_body, include_usage, model_list, wants_stream
-from jupyter_gemma.server.worker import Job, Worker
+from jupyter_gemma.errors import GemmaError, RequestError, ServerStartFailed
+from jupyter_gemma.server import document
+from jupyter_gemma.server.guard import Guard, error_response
+from jupyter_gemma.server.routes import Routes
+from jupyter_gemma.server.worker import Worker
 from jupyter_gemma.settings import Settings
-from jupyter_gemma.types import Chunk
-from jupyter_gemma.wire.answer import DONE, KEEP_ALIVE, AnswerEncoder, Head, event, progress_comment
-from jupyter_gemma.wire.request import MAX_BODY_BYTES, parse_request
 
-LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
-KEEP_ALIVE_SECONDS = 5.0
 GRACE_SECONDS = 5
-STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+STREAM = "text/event-stream"
 
 
 def create_app(worker: Worker, info: ServerInfo, stop: Callable[[], None]) -> FastAPI:
@@ -51,170 +44,40 @@ def create_app(worker: Worker, info: ServerInfo, stop: Callable[[], None]) -> Fa
     app.add_exception_handler(Exception, _internal_error)
     app.add_exception_handler(GemmaError, _gemma_error)
     app.add_exception_handler(HTTPException, _http_error)
-    routes = _Routes(worker, info, stop)
-    app.add_api_route("/v1/models", routes.models, methods=["GET"])
-    app.add_api_route("/v1/chat/completions", routes.chat, methods=["POST"], response_model=None)
-    app.add_api_route("/gemma/status", routes.status, methods=["GET"])
-    app.add_api_route("/gemma/load", routes.load, methods=["POST"], response_model=None)
-    app.add_api_route("/gemma/unload", routes.unload, methods=["POST"])
-    app.add_api_route("/gemma/stop", routes.stop, methods=["POST"])
+    routes = Routes(worker, info, stop)
+    both = ("application/json", STREAM)
+    _add(app, "GET /v1/models", routes.models)
+    _add(app, "POST /v1/chat/completions", routes.chat, document.chat_body(), *both)
+    _add(app, "POST /v1/completions", routes.complete, document.completion_body(), *both)
+    kinds = ("application/json", "text/plain", STREAM)
+    _add(app, "POST /v1/audio/transcriptions", routes.transcribe, document.transcription_body(), *kinds)
+    _add(app, "GET /gemma/status", routes.status)
+    _add(app, "GET /gemma/metrics", routes.metrics, {}, "text/plain")
+    _add(app, "POST /gemma/load", routes.load, document.small_body(model=document.TEXT), STREAM)
+    _add(app, "POST /gemma/unload", routes.unload)
+    _add(app, "POST /gemma/stop", routes.stop, document.small_body(if_idle=document.FLAG))
+    text = document.small_body("text", text=document.TEXT, model=document.TEXT)
+    _add(app, "POST /gemma/tokenize", routes.tokenize, text)
+    _add(app, "POST /gemma/render", routes.render, document.chat_body())
     return app
 
 
-class Guard:
-    """Lets a request through if it is addressed to this server by a local name and carries the token."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self.app = app
-        self._expected = f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI entry point."""
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        await (refusal or self.app)(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> Response | None:
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
-        hosts = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]
-        port = scope["server"][1]
-        allowed = {f"{name}:{port}" for name in LOCAL_NAMES} | (set(LOCAL_NAMES) if port == 80 else set())
-        if len(hosts) != 1 or hosts[0] not in allowed:
-            error = NotAuthorized("The Host header does not name this server.", f"Use http://127.0.0.1:{port}.")
-            return error_response(error, status=403)
-        given = next((value for name, value in headers if name == b"authorization"), b"")
-        if not hmac.compare_digest(given, self._expected):
-            return error_response(
-                NotAuthorized(
-                    "The token is missing or wrong.", "Send Authorization: Bearer with the server file's token."
-                )
-            )
-        return None
-
-
-class _Routes:
-    """The route functions; each reads its request, gives the worker a job, and writes the answer."""
-
-    def __init__(self, worker: Worker, info: ServerInfo, stop: Callable[[], None]) -> None:
-        self._worker = worker
-        self._info = info
-        self._stop = stop
-
-    async def models(self) -> dict[str, Any]:
-        """List the models, OpenAI's form."""
-        return model_list(await asyncio.to_thread(self._worker.models))
-
-    async def chat(self, http: HttpRequest) -> Response:
-        """Answer a chat completion, streamed or whole."""
-        raw = await _read(http)
-        # Decoding tens of megabytes would hold up everyone else.
-        body = await asyncio.to_thread(decode_body, raw)
-        request = await asyncio.to_thread(parse_request, body)
-        stream = wants_stream(body)
-        card = await asyncio.to_thread(self._worker.find, request.model)
-        head = Head(f"chatcmpl-{secrets.token_hex(12)}", card.name, int(time.time()))
-        chunks = self._chunks(http, self._worker.answer(replace(request, model=card.name)))
-        if stream:
-            return await _streamed(chunks, AnswerEncoder(head, include_usage(body)).encode, lambda: "")
-        return JSONResponse(completion(head, [chunk async for chunk in chunks if chunk]))
-
-    async def status(self) -> dict[str, Any]:
-        """Say what the server does."""
-        info = self._info
-        return {**self._worker.status(), "pid": info.pid, "version": info.version, "started": info.started}
-
-    async def load(self, http: HttpRequest) -> Response:
-        """Load a model; a stream of progress comments, then one event with the status."""
-        name = decode_body(await _read(http)).get("model") or ""
-        if not isinstance(name, str):
-            raise RequestError("model must be text.")
-        chunks = self._chunks(http, self._worker.load(name))
-        return await _streamed(chunks, _progress_only, lambda: event(self._worker.status()))
-
-    async def unload(self, http: HttpRequest) -> dict[str, Any]:
-        """Close the engine once the questions before are answered."""
-        async for _ in self._chunks(http, self._worker.unload()):
-            pass
-        return await self.status()
-
-    async def stop(self) -> dict[str, Any]:
-        """End the server."""
-        self._stop()
-        return {**await self.status(), "state": "stopping"}
-
-    async def _chunks(self, http: HttpRequest, job: Job) -> AsyncGenerator[Chunk | None, None]:
-        """The job's chunks, None after each silence; the job is cancelled when the client goes or the reader stops."""
-        watch = asyncio.create_task(self._cancel_when_gone(http, job))
-        try:
-            while True:
-                try:
-                    chunk = await asyncio.wait_for(job.next(), KEEP_ALIVE_SECONDS)
-                except asyncio.TimeoutError:
-                    yield None
-                    continue
-                if chunk is None:
-                    return
-                yield chunk
-        finally:
-            watch.cancel()
-            self._worker.cancel(job)
-
-    async def _cancel_when_gone(self, http: HttpRequest, job: Job) -> None:
-        while (await http.receive())["type"] != "http.disconnect":
-            pass
-        self._worker.cancel(job)
-
-
-async def _streamed(
-    chunks: AsyncGenerator[Chunk | None, None], encode: Callable[[Chunk], str], last: Callable[[], str]
-) -> Response:
-    """An event stream, begun when the first chunk is there: an error before it still gets its HTTP status."""
-    first = await anext(chunks, Chunk())
-
-    async def events() -> AsyncIterator[str]:
-        try:
-            yield encode(first) if first else KEEP_ALIVE
-            async for chunk in chunks:
-                yield encode(chunk) if chunk else KEEP_ALIVE
-            yield last() + DONE
-        except GemmaError as error:
-            yield event(error.to_wire())
-        finally:
-            await chunks.aclose()
-
-    return StreamingResponse(events(), media_type="text/event-stream", headers=STREAM_HEADERS)
-
-
-def _progress_only(chunk: Chunk) -> str:
-    return progress_comment(chunk.progress) if chunk.progress else ""
-
-
-async def _read(http: HttpRequest) -> bytes:
-    """The body.
-
-    Raises:
-        RequestError: it is larger than :data:`MAX_BODY_BYTES`; what is announced as larger is not read at all.
-    """
-    body = bytearray()
-    size = int(http.headers.get("content-length") or 0)
-    if size <= MAX_BODY_BYTES:
-        async for piece in http.stream():
-            body += piece
-            size = max(size, len(body))
-            if size > MAX_BODY_BYTES:
-                break
-    if size > MAX_BODY_BYTES:
-        raise RequestError(
-            f"The body has more than {MAX_BODY_BYTES} bytes.", "Send fewer or smaller pictures and clips."
-        )
-    return bytes(body)
+def _add(
+    app: FastAPI, place: str, route: Callable[..., object], extra: dict[str, object] | None = None, *kinds: str
+) -> None:
+    method, path = place.split()
+    app.add_api_route(
+        path,
+        route,
+        methods=[method],
+        openapi_extra=extra,
+        responses=document.answers(*kinds),
+        response_model=None,
+        tags=["OpenAI" if path.startswith("/v1") else "Gemma"],
+    )
 
 
 # -- errors ------------------------------------------------------------------------------------------------------
-
-
-def error_response(error: GemmaError, status: int | None = None) -> JSONResponse:
-    """``error`` in OpenAI's error body."""
-    return JSONResponse(error.to_wire(), status or error.status)
 
 
 async def _gemma_error(http: HttpRequest, error: Exception) -> Response:
@@ -224,7 +87,7 @@ async def _gemma_error(http: HttpRequest, error: Exception) -> Response:
 async def _http_error(http: HttpRequest, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     reason = "There is no such route" if status == 404 else "This cannot be done"
-    found = RequestError(f"{reason}: {http.method} {http.url.path}.", "Routes: /v1/models, /v1/chat/completions.")
+    found = RequestError(f"{reason}: {http.method} {http.url.path}.", "GET /openapi.json lists what there is.")
     return error_response(found, status)
 
 
@@ -236,16 +99,26 @@ async def _internal_error(http: HttpRequest, error: Exception) -> Response:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that says when it listens, and stops the answers before it waits for them to end."""
+    """uvicorn that says when it listens, ends when ``bored``, and stops the answers before it waits for them."""
 
-    def __init__(self, config: uvicorn.Config, listening: Callable[[], None], ending: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listening: Callable[[], None],
+        ending: Callable[[], None],
+        bored: Callable[[], bool],
+    ) -> None:
         super().__init__(config)
         self._listening = listening
         self._ending = ending
+        self._bored = bored
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self._listening()
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._bored()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._ending()
@@ -253,19 +126,22 @@ class _Server(uvicorn.Server):
 
 
 def serve(worker: Worker, settings: Settings, version: str) -> None:
-    """Serve on 127.0.0.1 until a signal or ``POST /gemma/stop``; announced in the server file meanwhile.
+    """Serve until a signal, ``POST /gemma/stop``, or ``idle_exit``; announced in the server file meanwhile.
 
     Closes ``worker``. In the main thread SIGTERM and SIGINT end it, and are raised again afterwards.
 
     Raises:
-        ServerStartFailed: the port is taken.
+        ServerStartFailed: the port or the Unix socket is taken.
     """
-    with _bind(settings.port) as listener:
+    with _bind(settings.port) as listener, _bind_unix(settings.unix_socket) as unix:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         info = ServerInfo(os.getpid(), url, new_token(), version, time.time())
 
         def stop() -> None:
             server.should_exit = True
+
+        def bored() -> bool:
+            return 0 <= settings.idle_exit < worker.idle_seconds()
 
         config = uvicorn.Config(
             create_app(worker, info, stop),
@@ -276,9 +152,9 @@ def serve(worker: Worker, settings: Settings, version: str) -> None:
             ws="none",
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
-        server = _Server(config, lambda: write_server_file(settings, info), worker.cancel_all)
+        server = _Server(config, lambda: write_server_file(settings, info), worker.cancel_all, bored)
         try:
-            server.run(sockets=[listener])
+            server.run(sockets=[listener, *unix])
         finally:
             remove_server_file(settings, info)
             worker.close()
@@ -294,3 +170,38 @@ def _bind(port: int) -> socket.socket:
         listener.close()
         raise ServerStartFailed(f"Port {port} is taken.", "Choose another, or 0 for any: --port 0") from error
     return listener
+
+
+@contextmanager
+def _bind_unix(path: str) -> Iterator[list[socket.socket]]:
+    """A Unix socket that only its owner may use, gone at the end; none for ""."""
+    if not path:
+        yield []
+        return
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        _remove_dead_socket(path)
+        before = os.umask(0o177)  # chmod afterwards would leave it open for a moment
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(before)
+    except OSError as error:
+        listener.close()
+        raise ServerStartFailed(f"The Unix socket {path} cannot be used: {error}.", "Name another path.") from error
+    try:
+        yield [listener]
+    finally:
+        listener.close()
+        Path(path).unlink(missing_ok=True)
+
+
+def _remove_dead_socket(path: str) -> None:
+    """Delete a socket that nobody listens on any more; anything else at ``path`` stays, and binding fails."""
+    if not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as caller:
+        try:
+            caller.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()

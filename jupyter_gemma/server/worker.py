@@ -1,7 +1,8 @@
-"""The worker: one thread that owns the one engine and does everything slow, first come, first served.
+"""The worker: which model is resident, and who may use it now.
 
-The event loop hands it jobs and reads their chunks; nothing here knows HTTP. Answering in one thread keeps the engine
-free of locks; an engine that batches changes :meth:`Worker._run` only.
+One thread takes jobs in their order and makes their model resident; each job then runs in a thread of its own, side by
+side with the others, for the engine itself decides whose turn is next. A job that wants another model waits until the
+running ones are done, and those behind it wait too. Nothing here knows HTTP.
 """
 
 from __future__ import annotations
@@ -9,25 +10,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from jupyter_gemma.errors import GemmaError, OutOfMemory, ServerError
-from jupyter_gemma.types import Chunk, Engine, EngineLoader, ModelCard, Progress, Request
+from jupyter_gemma.errors import GemmaError, OutOfMemory, ServerBusy, ServerError
+from jupyter_gemma.server.log import log_bug
+from jupyter_gemma.types import Chunk, Engine, EngineLoader, EngineStatus, ModelCard, Progress, Request
 
 logger = logging.getLogger(__name__)
 
 # Chunks an engine may be ahead of a client that reads slowly.
 AHEAD = 64
 CLOSE_SECONDS = 10.0
+# Jobs at once, waiting or running: each costs a thread. The engine's own limit is lower and speaks first.
+MAX_JOBS = 1024
+
+Action = Callable[[Engine, "Job"], object]
 
 
 class Job:
-    """One thing to do, seen from both sides: the worker puts chunks in, the event loop takes them out."""
+    """One thing to do, seen from both sides: the worker puts chunks in, the event loop takes them out.
 
-    def __init__(self, action: Callable[[Job], object], loop: asyncio.AbstractEventLoop) -> None:
+    ``model`` must be resident for it (None: no model must be). ``result`` is what the action returned.
+    """
+
+    def __init__(self, model: str | None, action: Action, loop: asyncio.AbstractEventLoop) -> None:
+        self.model = model
         self.action = action
+        self.result: Any = None
         self.cancel = threading.Event()
         self._loop = loop
         self._chunks: asyncio.Queue[Chunk | GemmaError | None] = asyncio.Queue()
@@ -60,6 +73,11 @@ class Job:
         """Say that nothing follows."""
         self._send(error)
 
+    def give_up(self) -> None:
+        """Say that the job was cancelled before it began."""
+        self._send(Chunk(finish="cancelled"))
+        self._send(None)
+
     def stop(self) -> None:
         """Set the cancel event and wake a :meth:`put` that waits."""
         self.cancel.set()
@@ -73,30 +91,37 @@ class Job:
 
 
 class Worker:
-    """Answers with the model that is asked for, loading it first if it is not the resident one.
+    """Runs jobs with the model that they ask for, loading it first if it is not the resident one.
 
     Args:
         load: builds an engine by model name, in the worker's thread.
         models: the cards of all models; read anew at each use, for models come and go.
         find: the card of one model ("": the default one); raises UnknownModel.
+        keep_alive: seconds without a job after which the model is unloaded; negative: never.
     """
 
     def __init__(
-        self, load: EngineLoader, models: Callable[[], Sequence[ModelCard]], find: Callable[[str], ModelCard]
+        self,
+        load: EngineLoader,
+        models: Callable[[], Sequence[ModelCard]],
+        find: Callable[[str], ModelCard],
+        keep_alive: float = -1.0,
     ) -> None:
         self.models = models
-        self._load = load
         self.find = find
+        self._load = load
+        self._keep_alive = keep_alive
         self._engine: Engine | None = None
         self._model = ""
         self._loading = ""
         self._progress: Progress | None = None
         self._error: GemmaError | None = None
-        self._answering = False
         self._current: Job | None = None
+        self._running: set[Job] = set()
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._used = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="jupyter-gemma-worker", daemon=True)
         self._thread.start()
 
@@ -104,15 +129,23 @@ class Worker:
 
     def answer(self, request: Request) -> Job:
         """Queue a question. The job gives progress, then the answer; its last chunk has the finish."""
-        return self._submit(lambda job: self._answer(job, request))
+        return self._submit(request.model, lambda engine, job: _deliver(engine.stream(request, job.cancel), job))
+
+    def transcribe(self, request: Request) -> Job:
+        """Queue a transcription, see :meth:`jupyter_gemma.types.Engine.transcribe`."""
+        return self._submit(request.model, lambda engine, job: _deliver(engine.transcribe(request, job.cancel), job))
+
+    def call(self, model: str, action: Callable[[Engine], object]) -> Job:
+        """Queue something short to do with a model's engine. The job gives progress, and its ``result``."""
+        return self._submit(model, lambda engine, job: action(engine))
 
     def load(self, name: str) -> Job:
         """Queue loading a model ("": the default). The job gives progress."""
-        return self._submit(lambda job: self._resident(name))
+        return self.call(name, lambda engine: None)
 
     def unload(self) -> Job:
         """Queue closing the engine. The job gives nothing."""
-        return self._submit(lambda job: self._unload())
+        return self._submit(None, lambda engine, job: None)
 
     def cancel(self, job: Job) -> None:
         """Stop a job within one step of the engine, or take it out of the queue."""
@@ -120,16 +153,16 @@ class Worker:
             queued = job in self._waiting
             if queued:
                 self._waiting.remove(job)
-        job.stop()
+            job.stop()
+            self._changed.notify_all()
         if queued:
-            job.put(Chunk(finish="cancelled"))
-            job.end()
+            job.give_up()
 
     def cancel_all(self) -> None:
         """Stop every job and take no more."""
         with self._changed:
             self._closed = True
-            jobs = [*self._waiting, *([self._current] if self._current else [])]
+            jobs = [*self._waiting, *self._running, *([self._current] if self._current else [])]
             self._changed.notify_all()
         for job in jobs:
             self.cancel(job)
@@ -139,38 +172,51 @@ class Worker:
         self.cancel_all()
         self._thread.join(CLOSE_SECONDS)
 
+    def idle_seconds(self) -> float:
+        """How long there has been nothing to do."""
+        with self._changed:
+            return 0.0 if self._busy() else time.monotonic() - self._used
+
     def status(self) -> dict[str, Any]:
         """What the worker does: ``state`` is empty, loading, ready, busy or error.
 
-        ``model`` is the resident or loading one, ``queue`` the number of jobs that wait.
+        ``model`` is the resident or loading one, ``running`` and ``queue`` count the jobs that are done and that wait,
+        in the engine too; ``engine`` is the resident engine's :class:`~jupyter_gemma.types.EngineStatus`.
         """
         with self._changed:
-            progress = self._progress
-            return {
+            progress, engine = self._progress, self._engine
+            found: dict[str, Any] = {
                 "state": self._state(),
                 "model": self._loading or self._model,
-                "progress": {"phase": progress.phase, "done": progress.done, "total": progress.total}
-                if progress
-                else None,
+                "progress": asdict(progress) if progress else None,
+                "running": len(self._running),
                 "queue": len(self._waiting),
                 "error": self._error.to_wire()["error"] if self._error else None,
             }
+        details = engine.status() if engine else EngineStatus()
+        found["queue"] += details.waiting
+        return {**found, "engine": asdict(details) if engine else None}
 
     def _state(self) -> str:
         if self._loading:
             return "loading"
-        if self._answering:
+        if self._running:
             return "busy"
         if self._engine is not None:
             return "ready"
         return "error" if self._error else "empty"
 
-    def _submit(self, action: Callable[[Job], object]) -> Job:
-        job = Job(action, asyncio.get_running_loop())
+    def _busy(self) -> bool:
+        return bool(self._waiting or self._running or self._current)
+
+    def _submit(self, model: str | None, action: Action) -> Job:
+        job = Job(model, action, asyncio.get_running_loop())
         with self._changed:
             if self._closed:
                 raise ServerError("The model server is stopping.", "Ask again: the next call starts a new one.")
             ahead = len(self._waiting) + (self._current is not None)
+            if ahead + len(self._running) >= MAX_JOBS:
+                raise ServerBusy(f"{MAX_JOBS} questions are being answered or wait already.", "Ask again later.")
             if ahead:
                 job.hint(self._progress or _place(ahead))
             self._waiting.append(job)
@@ -181,31 +227,22 @@ class Worker:
 
     def _run(self) -> None:
         while (job := self._take()) is not None:
-            error: GemmaError | None = None
-            try:
-                if not job.cancel.is_set():
-                    job.action(job)
-            except GemmaError as found:
-                error = found
-            except MemoryError:
-                error = OutOfMemory("The memory of this machine is used up.", "Use a smaller model or max_memory.")
-            except Exception:
-                logger.exception("A job failed")
-                error = GemmaError("The model server met an internal error.", "Its log says more.")
-            self._done(error)
-            job.end(error)
+            error = _attempt(lambda job=job: self._begin(job))  # type: ignore[misc]
+            with self._changed:
+                self._current = None
+                if self._loading:  # still, so that is what failed
+                    self._error, self._loading, self._progress = error, "", None
+            if error is not None:
+                job.end(error)
+        self._wait_for_quiet(lambda: False, CLOSE_SECONDS / 2)
         self._unload()
 
-    def _done(self, error: GemmaError | None) -> None:
-        with self._changed:
-            self._current = None
-            if self._loading:  # still, so that is what failed
-                self._error, self._loading, self._progress = error, "", None
-
     def _take(self) -> Job | None:
-        """The next job, None when closed; those that move up are told."""
+        """The next job, None when closed; those that move up are told. Unloads a model that nobody has used."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
+            while not (self._waiting or self._closed):
+                if not self._changed.wait(self._patience()) and self._patience() == 0:
+                    self._unload()
             if not self._waiting:
                 return None
             self._current = self._waiting.popleft()
@@ -213,27 +250,58 @@ class Worker:
                 job.hint(_place(place))
             return self._current
 
-    def _answer(self, job: Job, request: Request) -> None:
-        engine = self._resident(request.model)
-        self._answering = True
-        try:
-            for chunk in engine.stream(request, job.cancel):
-                job.put(chunk)
-        finally:
-            self._answering = False
+    def _patience(self) -> float | None:
+        """Seconds until the model should go; None: it may stay until something changes."""
+        if self._engine is None or self._keep_alive < 0 or self._running:
+            return None
+        return max(0.0, self._used + self._keep_alive - time.monotonic())
 
-    def _resident(self, name: str) -> Engine:
-        """The engine of model ``name``, loaded if need be; an unknown name leaves the resident one in place."""
-        name = self.find(name).name
-        if self._engine is not None and self._model == name:
+    def _begin(self, job: Job) -> None:
+        """Make the job's model resident and run the job beside the others."""
+        engine = self._engine if self._engine and job.model == self._model else self._switch(job)
+        if job.cancel.is_set() or engine is None:
+            job.give_up() if job.cancel.is_set() else job.end()
+            return
+        with self._changed:
+            self._running.add(job)
+            self._current = None
+        threading.Thread(target=self._finish, args=(job, engine), name="jupyter-gemma-job", daemon=True).start()
+
+    def _finish(self, job: Job, engine: Engine) -> None:
+        def act() -> None:
+            job.result = job.action(engine, job)
+
+        error = _attempt(act)
+        with self._changed:
+            self._running.discard(job)
+            self._used = time.monotonic()
+            self._changed.notify_all()
+        job.end(error)
+
+    def _switch(self, job: Job) -> Engine | None:
+        """The engine that ``job`` wants, loaded if need be once the running jobs are done; None: none any more."""
+        name = None if job.model is None else self.find(job.model).name
+        if self._engine is not None and name == self._model:
             return self._engine
+        if self._running:
+            job.hint(Progress(f"waiting for the answers of {self._model}"))
+        self._wait_for_quiet(job.cancel.is_set)
+        if job.cancel.is_set():
+            return None
         self._unload()
+        if name is None:
+            return None
         self._loading = name
         self._tell(Progress(f"loading {name}"))
         self._engine = self._load(name, self._tell)
         self._model = name
+        self._used = time.monotonic()
         self._loading, self._progress = "", None
         return self._engine
+
+    def _wait_for_quiet(self, enough: Callable[[], bool], seconds: float | None = None) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: enough() or not self._running, seconds)
 
     def _unload(self) -> None:
         engine, self._engine, self._model, self._error = self._engine, None, "", None
@@ -246,6 +314,25 @@ class Worker:
             self._progress = progress
             for job in [*([self._current] if self._current else []), *self._waiting]:
                 job.hint(progress)
+
+
+def _deliver(chunks: Iterator[Chunk], job: Job) -> None:
+    for chunk in chunks:
+        job.put(chunk)
+
+
+def _attempt(action: Callable[[], object]) -> GemmaError | None:
+    """The error of ``action`` as one of ours, None if it has none; what only we can cause is logged."""
+    try:
+        action()
+    except GemmaError as error:
+        return error
+    except MemoryError:
+        return OutOfMemory("The memory of this machine is used up.", "Use a smaller model or max_memory.")
+    except Exception as error:  # noqa: BLE001 - it is logged, and must not end the server
+        log_bug(logger, error)
+        return GemmaError("The model server met an internal error.", "Its log says more.")
+    return None
 
 
 def _place(ahead: int) -> Progress:

@@ -85,6 +85,7 @@ def parse_request(body: Mapping[str, Any]) -> Request:
     check_names(body, (*NUMBERS, *OTHERS, *IGNORED, *constraint.KEYS), NEUTRAL)
     messages: list[Any] = get(body, "messages", list)
     _check_counts(messages)
+    choices_wanted(body)
     return Request(
         messages=tuple(_message(message, f"messages[{index}]") for index, message in enumerate(messages)),
         model=get(body, "model", str, default=""),
@@ -111,6 +112,7 @@ def parse_completion(body: Mapping[str, Any]) -> Request:
     alternatives: int | None = get(body, "logprobs", int, default=None)
     if alternatives is not None and not 0 <= alternatives <= 20:
         raise BadOption(f"logprobs is {alternatives}.", "It must be from 0 to 20.")
+    choices_wanted(body)
     return Request(
         messages=(Message("user", (TextPart(prompt),)),),
         model=get(body, "model", str, default=""),
@@ -120,7 +122,11 @@ def parse_completion(body: Mapping[str, Any]) -> Request:
 
 
 def choices_wanted(body: Mapping[str, Any]) -> int:
-    """The option ``n``."""
+    """The option ``n``: how many answers.
+
+    Raises:
+        RequestError, BadOption: as :func:`parse_request`.
+    """
     return int(number(body, "n", default=1))
 
 

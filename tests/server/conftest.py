@@ -58,7 +58,7 @@ def make_worker() -> Iterator[Callable[..., Worker]]:
     """Build workers over engines by name, or over a loader; the first name is the default."""
     workers: list[Worker] = []
 
-    def make(engines: Mapping[str, EchoEngine], load: EngineLoader | None = None) -> Worker:
+    def make(engines: Mapping[str, EchoEngine], load: EngineLoader | None = None, keep_alive: float = -1) -> Worker:
         cards = [ModelCard(name) for name in engines]
 
         def find(name: str) -> ModelCard:
@@ -70,7 +70,7 @@ def make_worker() -> Iterator[Callable[..., Worker]]:
         def take(name: str, progress: Callable[[Progress], None]) -> EchoEngine:
             return engines[name]
 
-        workers.append(Worker(load or take, lambda: cards, find))
+        workers.append(Worker(load or take, lambda: cards, find, keep_alive))
         return workers[-1]
 
     yield make

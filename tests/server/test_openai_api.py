@@ -9,17 +9,13 @@ from typing import Any
 import pytest
 
 from jupyter_gemma.errors import BadAudio, BadImage, BadOption, GemmaError, RequestError, ServerError, from_wire
-from jupyter_gemma.server.openai_api import (
-    MAX_DEPTH,
-    completion,
-    decode_body,
-    include_usage,
-    model_list,
-    wants_stream,
-)
+from jupyter_gemma.server.body import decode_body, include_usage, wants_stream
+from jupyter_gemma.server.guard import MAX_DEPTH
+from jupyter_gemma.server.openai_api import completion, model_list
 from jupyter_gemma.types import (
     AudioPart,
     Chunk,
+    Constraint,
     Frame,
     ImagePart,
     Message,
@@ -28,13 +24,16 @@ from jupyter_gemma.types import (
     Request,
     Sampling,
     TextPart,
+    TokenChance,
     ToolCall,
     Usage,
     VideoPart,
 )
+from jupyter_gemma.wire import media as wire_media
 from jupyter_gemma.wire import request as wire_request
 from jupyter_gemma.wire.answer import DONE, AnswerDecoder, AnswerEncoder, Head, card_from_json, event, usage_from_json
-from jupyter_gemma.wire.request import data_uri, parse_request, request_body
+from jupyter_gemma.wire.media import data_uri
+from jupyter_gemma.wire.request import as_choice, choices_wanted, parse_completion, parse_request, request_body
 
 FIXTURES = sorted((Path(__file__).parents[1] / "wire").glob("*.jsonl"))
 PIXEL = data_uri(b"\x89PNG\r\n")
@@ -46,15 +45,25 @@ def asked(content: Any, **options: Any) -> dict[str, Any]:
 
 
 def plain(chunk: Chunk) -> dict[str, Any]:
-    """A chunk as JSON, without what is empty."""
+    """A chunk as JSON, without what is empty; bytes are lists of numbers."""
     empty = asdict(Chunk())
-    return {key: value for key, value in asdict(chunk).items() if value != empty[key]}
+    found = {key: value for key, value in asdict(chunk).items() if value != empty[key]}
+    loaded: dict[str, Any] = json.loads(json.dumps(found, default=list))
+    return loaded
 
 
 def as_chunk(content: dict[str, Any]) -> Chunk:
     """The inverse of :func:`plain`."""
     kinds = {"tool_call": ToolCall, "progress": Progress, "usage": Usage}
-    return Chunk(**{key: kinds[key](**value) if key in kinds else value for key, value in content.items()})
+    made = {key: kinds[key](**value) if isinstance(value, dict) else value for key, value in content.items()}
+    return Chunk(**{**made, "logprobs": as_chances(content.get("logprobs", []))})
+
+
+def as_chances(content: list[dict[str, Any]]) -> tuple[TokenChance, ...]:
+    return tuple(
+        TokenChance(entry["text"], bytes(entry["data"]), entry["logprob"], as_chances(entry["top"]))
+        for entry in content
+    )
 
 
 # -- the shared fixtures: see tests/wire ---
@@ -127,12 +136,48 @@ def test_every_field_of_a_request_arrives() -> None:
             Message("tool", (TextPart("3"),), tool_call_id="id-1", name="f"),
         ),
         model="demo",
-        sampling=Sampling(0.5, 3, 0.9, 0.1, 1.2, 7, 20, ("END", "\n\n")),
+        sampling=Sampling(0.5, 3, 0.9, 0.1, 1.2, 7, 20, ("END", "\n\n"), logprobs=2),
         thinking=True,
         image_tokens=280,
         tools=(tool,),
     )
     assert parse_request(json.loads(json.dumps(request_body(request)))) == request
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Constraint("json"),
+        Constraint("json_schema", {"type": "object", "properties": {"x": {"type": "number"}}}),
+        Constraint("regex", "[0-9]{3}"),
+        Constraint("choice", ["yes", "no"]),
+    ],
+    ids=lambda constraint: constraint.kind,
+)
+def test_the_form_of_an_answer_arrives(constraint: Constraint) -> None:
+    request = Request((Message("user", (TextPart("Hi"),)),), constraint=constraint)
+    assert parse_request(json.loads(json.dumps(request_body(request)))) == request
+
+
+@pytest.mark.parametrize("seed", [None, 0, 5, -3, 2**64 - 1, -(2**63)])
+def test_choices_have_seeds_of_their_own(seed: int | None) -> None:
+    request = parse_request(asked("Hi", n=4, seed=seed))
+    seeds = [as_choice(request, index).sampling.seed for index in range(choices_wanted({"n": 4}))]
+    assert seeds[0] == seed
+    assert len(set(seeds)) == (1 if seed is None else 4)
+    assert all(number is None or -(2**63) <= number < 2**64 for number in seeds)
+
+
+def test_a_completion_is_one_text() -> None:
+    body = {"prompt": ["Once"], "max_tokens": 5, "logprobs": 2, "echo": False, "best_of": 1, "stop": "."}
+    request = parse_completion(body)
+    assert request.messages == (Message("user", (TextPart("Once"),)),)
+    assert request.sampling == Sampling(max_tokens=5, stop=(".",), logprobs=2)
+    for wrong, named in (({}, "prompt"), ({"prompt": [1, 2]}, "prompt"), ({"prompt": "a", "logprobs": 21}, "logprobs")):
+        with pytest.raises(RequestError, match=named):
+            parse_completion(wrong)
+    with pytest.raises(BadOption, match="suffix"):
+        parse_completion({"prompt": "a", "suffix": "b"})
 
 
 def test_a_bare_request_leaves_every_choice_to_the_checkpoint() -> None:
@@ -177,10 +222,15 @@ def test_tool_choice_none_hides_the_tools() -> None:
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": -0.1}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"n": 2}, "option n "),
-        ({"logprobs": True}, "logprobs"),
+        ({"n": 17}, "n is 17"),
+        ({"top_logprobs": 3}, "logprobs is not"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs is 21"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type is 'xml'"),
+        ({"regex": ""}, "regex has 0"),
+        ({"choice": []}, "choice has 0"),
+        ({"choice": [""]}, r"choice\[0\] is empty"),
+        ({"choice": ["a"], "regex": "a"}, "given twice"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "retrieval"}]}, r"tools\[0\].type"),
         ({"stop": [""]}, r"stop\[0\]"),
@@ -215,6 +265,14 @@ def test_an_option_that_cannot_be_honoured_is_named(options: dict[str, Any], nam
         (asked("Hi", max_tokens=1.5), "max_tokens must be a whole number, not float"),
         (asked("Hi", model=3), "model must be text"),
         (asked("Hi", thinking="yes"), "thinking must be true or false"),
+        (asked("Hi", response_format="json"), "response_format must be an object"),
+        (asked("Hi", response_format={"type": "json_schema"}), "json_schema is missing"),
+        (
+            asked("Hi", response_format={"type": "json_schema", "json_schema": {"schema": 3}}),
+            "schema must be an object",
+        ),
+        (asked("Hi", choice=[1]), r"choice\[0\] must be text"),
+        (asked("Hi", logprobs=1), "logprobs must be true or false"),
         (asked("Hi", stop=[1]), r"stop\[0\] must be text"),
         (asked("Hi", tools=[{"type": "function", "function": {}}]), r"tools\[0\].function.name is missing"),
     ],
@@ -244,7 +302,7 @@ def test_sizes_and_counts_are_checked_before_anything_is_decoded(monkeypatch: py
         pytest.fail("base64 was decoded")
 
     monkeypatch.setattr(base64, "b64decode", refuse)
-    monkeypatch.setattr(wire_request, "MAX_MEDIA_CHARACTERS", 10)
+    monkeypatch.setattr(wire_media, "MAX_MEDIA_CHARACTERS", 10)
     monkeypatch.setattr(wire_request, "MAX_PARTS", 5)
     with pytest.raises(BadImage, match="characters of base64"):
         parse_request(asked([{"type": "image_url", "image_url": f"data:image/png;base64,{'A' * 11}"}]))
@@ -269,6 +327,26 @@ def test_a_body_is_a_json_object() -> None:
 def test_a_body_that_is_no_json_object_is_refused(raw: bytes) -> None:
     with pytest.raises(RequestError, match="The body"):
         decode_body(raw)
+
+
+@pytest.mark.parametrize("raw", [b'{"a": "\\ud800"}', b'{"\\uDFFF": 1}'])
+def test_half_a_surrogate_pair_is_refused(raw: bytes) -> None:
+    with pytest.raises(RequestError, match="surrogate"):
+        decode_body(raw)
+    assert decode_body(b'{"a": "\\ud83d\\ude00"}') == {"a": "😀"}
+
+
+def test_the_number_of_values_is_bounded_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps({"a": '[],"\\' * 600_000}).encode()
+    assert len(decode_body(text)["a"]) == 3_000_000
+    monkeypatch.setattr(json, "loads", lambda *args, **kwargs: pytest.fail("it was decoded"))
+    with pytest.raises(RequestError, match="values"):
+        decode_body(b'{"a": [' + b"[]," * 300_000 + b"[]]}")
+
+
+def test_a_string_without_an_end_costs_no_more_than_its_length() -> None:
+    with pytest.raises(RequestError, match="not JSON"):
+        decode_body(b'{"a": "' + rb"\"" * 1_000_000)
 
 
 def nested(depth: int) -> bytes:
@@ -301,7 +379,7 @@ def test_a_whole_answer_has_openais_form() -> None:
         Chunk(tool_call=ToolCall("f", {"x": 1}, "id-1")),
         Chunk(finish="tool_calls", usage=usage),
     ]
-    answer = completion(HEAD, chunks)
+    answer = completion(HEAD, [chunks])
     assert answer["object"] == "chat.completion"
     assert (answer["id"], answer["model"], answer["created"]) == ("chatcmpl-1", "demo", 1750000000)
     (choice,) = answer["choices"]

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from jupyter_gemma.echo import EchoEngine, Reply
-from jupyter_gemma.errors import BadCheckpoint, BadImage, GemmaError, OutOfMemory, ServerError, UnknownModel
+from jupyter_gemma.errors import (
+    BadCheckpoint,
+    BadImage,
+    GemmaError,
+    OutOfMemory,
+    ServerBusy,
+    ServerError,
+    UnknownModel,
+)
+from jupyter_gemma.server import worker as worker_module
 from jupyter_gemma.server.worker import AHEAD, Job, Worker
 from jupyter_gemma.types import Chunk, Message, ModelCard, Progress, ProgressCallback, Request, TextPart
 
@@ -55,7 +64,8 @@ class GateLoader:
 
 async def test_an_answer_loads_the_default_model_first(make_worker: MakeWorker) -> None:
     worker = make_worker({"a": EchoEngine(), "b": EchoEngine()})
-    assert worker.status() == {"state": "empty", "model": "", "progress": None, "queue": 0, "error": None}
+    nothing = {"progress": None, "running": 0, "queue": 0, "error": None, "engine": None}
+    assert worker.status() == {"state": "empty", "model": "", **nothing}
     chunks = await collect(worker.answer(ask()))
     assert chunks[0].progress == Progress("loading a")
     assert text_of(chunks) == "Hi there"
@@ -65,24 +75,18 @@ async def test_an_answer_loads_the_default_model_first(make_worker: MakeWorker) 
     assert not any(chunk.progress for chunk in await collect(worker.answer(ask())))
 
 
-async def test_questions_are_answered_one_by_one_in_their_order(make_worker: MakeWorker) -> None:
-    active = 0
-    order: list[str] = []
+async def test_questions_are_answered_side_by_side(make_worker: MakeWorker) -> None:
+    together = threading.Barrier(20, timeout=20)
 
-    class Watching(EchoEngine):
+    class Meeting(EchoEngine):
         def stream(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-            nonlocal active
-            active += 1
-            assert active == 1
-            order.append(request.messages[0].text)
+            together.wait()
             yield from super().stream(request, cancel)
-            active -= 1
 
-    worker = make_worker({"a": Watching(delay=0.001)})
+    worker = make_worker({"a": Meeting()})
     jobs = [worker.answer(ask(str(number))) for number in range(20)]
     answers = await asyncio.gather(*map(collect, jobs))
-    assert order == [str(number) for number in range(20)]
-    assert [text_of(chunks) for chunks in answers] == order
+    assert [text_of(chunks) for chunks in answers] == [str(number) for number in range(20)]
 
 
 async def test_who_waits_sees_the_loading_and_its_place(make_worker: MakeWorker) -> None:
@@ -102,18 +106,72 @@ async def test_who_waits_sees_the_loading_and_its_place(make_worker: MakeWorker)
         assert weights in [chunk.progress for chunk in await collect(job)]
 
 
-async def test_a_waiting_question_is_told_its_place(make_worker: MakeWorker) -> None:
-    worker = make_worker({"a": EchoEngine(script=[LONG])})
+async def test_another_model_waits_for_the_running_answers_and_is_told_its_place(make_worker: MakeWorker) -> None:
+    first, second = EchoEngine(script=[LONG]), EchoEngine()
+    worker = make_worker({"a": first, "b": second})
     running = worker.answer(ask())
     await first_text(running)
-    waiting = [worker.answer(ask()), worker.answer(ask())]
+    waiting = [worker.answer(ask(model="b")), worker.answer(ask(model="a"))]
     assert worker.status()["state"] == "busy"
+    assert not first.closed.is_set()
     worker.cancel(running)
     places = [[chunk.progress.phase for chunk in await collect(job) if chunk.progress] for job in waiting]
-    assert places == [
-        ["waiting for 1 earlier question"],
-        ["waiting for 2 earlier questions", "waiting for 1 earlier question"],
-    ]
+    assert places[0] == ["waiting for the answers of a", "loading b"]
+    # The one behind sees the loading of b, then waits for its answer.
+    assert places[1][0] == "waiting for 1 earlier question"
+    assert places[1][-1] == "loading a"
+    assert worker.status()["model"] == "a"
+
+
+async def test_a_cancelled_switch_leaves_the_resident_model(make_worker: MakeWorker) -> None:
+    engine = EchoEngine(script=[LONG])
+    worker = make_worker({"a": engine, "b": EchoEngine()})
+    running = worker.answer(ask())
+    await first_text(running)
+    switch = worker.answer(ask(model="b"))
+    while (chunk := await switch.next()) and chunk.progress != Progress("waiting for the answers of a"):
+        pass
+    worker.cancel(switch)
+    assert (await collect(switch))[-1].finish == "cancelled"
+    assert worker.status()["model"] == "a"
+    assert text_of(await collect(worker.answer(ask("still there")))) == "still there"
+    worker.cancel(running)
+    assert not engine.closed.is_set()
+
+
+async def test_a_model_that_nobody_uses_is_unloaded(make_worker: MakeWorker) -> None:
+    engine = EchoEngine(script=[Reply((Chunk(text="a"),), delay=0.2)])
+    worker = make_worker({"a": engine}, keep_alive=0.05)
+    answer = worker.answer(ask())
+    assert text_of(await collect(answer)) == "a"  # however long an answer takes, its model stays
+    await asyncio.to_thread(engine.closed.wait, 10)
+    assert engine.closed.is_set()
+    assert worker.status()["state"] == "empty"
+
+
+async def test_idle_time_counts_from_the_last_answer(make_worker: MakeWorker) -> None:
+    engine = EchoEngine(script=[LONG])
+    worker = make_worker({"a": engine})
+    await asyncio.sleep(0.02)
+    assert worker.idle_seconds() >= 0.02
+    job = worker.answer(ask())
+    await first_text(job)
+    assert worker.idle_seconds() == 0
+    worker.cancel(job)
+    await collect(job)
+    assert worker.idle_seconds() < 5
+
+
+async def test_more_jobs_than_there_may_be_are_refused(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "MAX_JOBS", 2)
+    worker = make_worker({"a": EchoEngine(script=[LONG, LONG])})
+    jobs = [worker.answer(ask()), worker.answer(ask())]
+    with pytest.raises(ServerBusy, match="2 questions"):
+        worker.answer(ask())
+    for job in jobs:
+        worker.cancel(job)
 
 
 async def test_another_model_replaces_the_resident_one(make_worker: MakeWorker) -> None:
@@ -183,13 +241,15 @@ async def test_a_bug_is_logged_and_told_without_its_inside(
 ) -> None:
     class Buggy(EchoEngine):
         def stream(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
-            raise KeyError("secret")
+            raise KeyError("sec" + "ret")
 
     worker = make_worker({"a": Buggy()})
     with caplog.at_level(logging.ERROR), pytest.raises(GemmaError, match="internal error") as caught:
         await collect(worker.answer(ask()))
     assert "secret" not in str(caught.value)
-    assert "secret" in caplog.text
+    assert "KeyError" in caplog.text
+    assert "in stream" in caplog.text
+    assert "secret" not in caplog.text  # it may be a piece of somebody's question
     assert worker.status()["state"] == "ready"
 
 
@@ -242,10 +302,11 @@ async def test_a_slow_reader_slows_the_engine_down(
 
 async def test_closing_ends_every_question_and_the_engine(make_worker: MakeWorker) -> None:
     engine = EchoEngine(script=[LONG])
-    worker = make_worker({"a": engine})
-    running, queued = worker.answer(ask()), worker.answer(ask())
+    worker = make_worker({"a": engine, "b": EchoEngine()})
+    running, switching, queued = worker.answer(ask()), worker.answer(ask(model="b")), worker.answer(ask())
     await first_text(running)
     await asyncio.to_thread(worker.close)
+    assert (await collect(switching))[-1].finish == "cancelled"
     assert (await collect(running))[-1].finish == "cancelled"
     assert (await collect(queued))[-1].finish == "cancelled"
     assert engine.closed.is_set()
