@@ -23,7 +23,7 @@ from jupyter_gemma.errors import BadCheckpoint
 from jupyter_gemma.model.config import AttentionConfig, AudioConfig, ModelConfig, SpecialIds, VisionConfig
 from jupyter_gemma.model.gguf_head import Entry, read_head
 from jupyter_gemma.model.ops import WeightKind
-from jupyter_gemma.model.quant import Quantized, from_bytes, from_nibbles
+from jupyter_gemma.model.quant import Quantized, from_bytes, from_nibbles, to_rows
 from jupyter_gemma.model.weights import ALL_ROWS, FETCH_AGAIN, check_shapes, digest_of_files, quantisable
 
 _TYPES = gguf.GGMLQuantizationType
@@ -118,7 +118,7 @@ class GgufSource:
             _our_name(key): entry for part in parts for key, entry in part.tensors.items() if key != _ROPE_FREQUENCIES
         }
         where = " and ".join(str(part.path) for part in parts)
-        check_shapes(self.names(), self.config, where, label=_their_name)
+        check_shapes(self.names(), self.config, where, label=gguf_name)
 
     def names(self) -> Mapping[str, tuple[int, ...]]:
         """In the order of the files."""
@@ -157,6 +157,13 @@ def repack(rows: NDArray[np.uint8], type_: gguf.GGMLQuantizationType) -> Quantiz
     return build(torch.from_numpy(packed), torch.from_numpy(scale))
 
 
+def to_blocks(weight: Quantized) -> NDArray[np.uint8]:
+    """The inverse of :func:`repack`: rows of blocks as a file holds them, uint8 [N, bytes]."""
+    packed, scale = to_rows(weight)
+    blocks = torch.cat((scale.unsqueeze(-1).view(torch.uint8), packed), dim=-1)
+    return np.asarray(blocks.flatten(1).numpy())
+
+
 def _expand(entry: Entry, rows: NDArray[np.uint8]) -> Tensor:
     try:
         return torch.from_numpy(np.array(gguf.quants.dequantize(rows, entry.type), np.float32))
@@ -174,7 +181,8 @@ def _our_name(key: str) -> str:
     return _OUR_OTHER_NAMES.get(key, key)
 
 
-def _their_name(name: str) -> str:
+def gguf_name(name: str) -> str:
+    """What such a file calls the weight that we call ``name``."""
     found = re.fullmatch(r"layers\.(\d+)\.(.+)", name)
     return _OTHER_NAMES.get(name, name) if found is None else f"blk.{found[1]}.{_LAYER_NAMES[found[2]]}"
 

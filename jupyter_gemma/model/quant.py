@@ -86,6 +86,15 @@ def _tiles(packed: Tensor, scale: Tensor) -> Tensor:
     return torch.cat((values.reshape(*values.shape[:2], -1), scales.view(torch.uint8)), dim=-1)
 
 
+def to_rows(weight: Quantized) -> tuple[Tensor, Tensor]:
+    """The inverse of :func:`from_nibbles` and :func:`from_bytes`: uint8 [N, K/32, 16 or 32], fp16 [N, K/32]."""
+    count, groups, _ = weight.tiles.shape
+    values = weight.tiles[..., : -2 * TILE_ROWS].reshape(count, groups, -1, TILE_ROWS, 4).permute(0, 3, 1, 2, 4)
+    scales = weight.tiles[..., -2 * TILE_ROWS :].view(torch.float16).permute(0, 2, 1)
+    rows = count * TILE_ROWS
+    return values.reshape(rows, groups, -1), scales.reshape(rows, groups)
+
+
 def dequantize(weight: Quantized) -> Tensor:
     """The float32 matrix [N, K] that ``weight`` stands for."""
     return ops.unpack(weight.tiles)

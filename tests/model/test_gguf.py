@@ -16,7 +16,7 @@ from torch import Tensor
 from jupyter_gemma.errors import BadCheckpoint
 from jupyter_gemma.model.checkpoint import load, open_source, plan_kinds
 from jupyter_gemma.model.decoder import Prompt
-from jupyter_gemma.model.gguf import GgufSource, repack
+from jupyter_gemma.model.gguf import GgufSource, repack, to_blocks
 from jupyter_gemma.model.gguf_head import read_head
 from jupyter_gemma.model.quant import Quantized, dequantize
 
@@ -87,6 +87,7 @@ def test_repacking_loses_nothing(type_: gguf.GGMLQuantizationType, kind: str) ->
     assert packed.kind == kind
     expanded = torch.from_numpy(gguf.quants.dequantize(blocks, type_))
     assert torch.equal(dequantize(packed), expanded)
+    assert np.array_equal(to_blocks(packed), blocks)
 
 
 @pytest.mark.parametrize("type_", [T.F16, T.BF16, T.Q5_0, T.Q4_1])

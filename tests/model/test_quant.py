@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from jupyter_gemma.model.quant import GROUP, QuantEmbedding, Quantized, dequantize, quantize
+from jupyter_gemma.model.quant import (
+    GROUP,
+    QuantEmbedding,
+    Quantized,
+    dequantize,
+    from_bytes,
+    from_nibbles,
+    quantize,
+    to_rows,
+)
 
 
 @pytest.fixture
@@ -52,3 +63,11 @@ def test_embedding_expands_only_the_rows_asked_for(weight: torch.Tensor, kind: s
     table.tiles.data = quantized.tiles
     ids = torch.tensor([3, 79, 3, 16])
     assert torch.equal(table(ids), dequantize(quantized)[ids])
+
+
+@pytest.mark.parametrize(("kind", "build"), [("int4", from_nibbles), ("int8", from_bytes)])
+def test_rows_and_tiles_hold_the_same(weight: torch.Tensor, kind: str, build: Any) -> None:
+    tiles = quantize(weight, kind)
+    rows, scale = to_rows(tiles)
+    assert rows.shape == (80, 3, 16 if kind == "int4" else 32)
+    assert torch.equal(build(rows, scale).tiles, tiles.tiles)
