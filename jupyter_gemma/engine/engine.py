@@ -25,6 +25,7 @@ from jupyter_gemma.engine.scheduler import Scheduler
 from jupyter_gemma.engine.sequence import Outbox, Sequence
 from jupyter_gemma.engine.template import load_template
 from jupyter_gemma.engine.tokenizer import load_tokenizer
+from jupyter_gemma.engine.transcribe import transcribe
 from jupyter_gemma.errors import BadOption
 from jupyter_gemma.model import ops
 from jupyter_gemma.model.checkpoint import Quantization, load
@@ -83,6 +84,10 @@ class GemmaEngine:
         sequence = self._prepare(request, cancel)
         self._scheduler.submit(sequence)
         yield from sequence.outbox.chunks()
+
+    def transcribe(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:
+        """See :meth:`jupyter_gemma.types.Engine.transcribe`."""
+        return transcribe(self, request, cancel)
 
     def render(self, request: Request) -> str:
         """See :meth:`jupyter_gemma.types.Engine.render`."""
