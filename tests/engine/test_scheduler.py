@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from types import SimpleNamespace
@@ -233,13 +232,13 @@ def test_a_full_queue_is_an_error(watched, make_engine, ask, read, until):
     assert [reader.join().error for reader in readers] == [None] * 3
 
 
-def test_the_youngest_makes_way_and_loses_nothing(watched, make_engine, ask, read, demo):
+def test_the_youngest_makes_way_and_loses_nothing(watched, make_engine, ask, read, small):
     """Two answers grow until only one fits: the other is sent back, computed again, and is the same as alone."""
-    watched.model = copy.deepcopy(demo).double()  # so that computing again rounds to the same tokens
+    watched.model = small
     requests = [ask(f"Question {n}", max_tokens=330, constraint=WORDS, client=str(n)) for n in range(2)]
     alone = [read(make_engine(), request).join().text for request in requests]
     watched.passes.clear()
-    engine = make_engine(cache_memory=2 * budget(demo, 600))
+    engine = make_engine(cache_memory=budget(small, 600))
     together = [reader.join() for reader in [read(engine, request) for request in requests]]
     assert [reader.text for reader in together] == alone
     assert [reader.finish for reader in together] == ["length"] * 2
