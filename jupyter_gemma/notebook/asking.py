@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jupyter_core.paths import jupyter_data_dir
 
 from jupyter_gemma.errors import BadAudio
+from jupyter_gemma.notebook import audio, plots
 from jupyter_gemma.notebook.answer import Answer
 from jupyter_gemma.notebook.bundle import progress_words
 from jupyter_gemma.notebook.cache import AnswerCache
@@ -37,6 +38,9 @@ WORDS = {
     "transcribe": "Transcribe the audio.",
 }
 EXPLAIN_OTHER_WORDS = "Explain this: what it holds and what stands out."
+
+# A command takes a file by its name as well; anywhere else a string is text.
+MEDIA_SUFFIXES = audio.SUFFIXES | plots.SUFFIXES
 
 # An object and what to call it; "" for the words of the prompt itself.
 Labelled = tuple[str, Any]
@@ -192,6 +196,7 @@ class Asker:
         self._view = view
         card = self.card(options.model)
         label, value = subject
+        value = Path(value) if isinstance(value, str) and Path(value).suffix.lower() in MEDIA_SUFFIXES else value
         item = item_of(value, limits_for(options, card))
         kinds = {type(part) for part in item.parts}
         if name == "transcribe" and AudioPart not in kinds:

@@ -18,6 +18,8 @@ from jupyter_gemma.types import AudioPart
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".m4a", ".aac", ".opus", ".aiff", ".aif"}
 RATES = (1_000, 384_000)
 MAX_CHANNELS = 8
+# A larger mean, as a part of the peak, is a fault of the recording; a smaller one may be a cut period.
+MAX_OFFSET = 0.02
 
 
 def is_clip(value: tuple[Any, ...]) -> bool:
@@ -44,13 +46,16 @@ def from_samples(value: tuple[Any, ...], limits: Limits) -> Item:
 def from_array(samples: Any, rate: float, limits: Limits) -> Item:
     """Samples as a mono 16-bit WAV.
 
-    Floats are -1..1 (louder ones are scaled to fit), integers use their type's whole range.
+    Floats are -1..1 (louder ones are scaled to fit), integers use their type's whole range. A constant offset is
+    removed.
 
     Raises:
         BadAudio: no samples, values that are not finite, a rate or length out of bounds.
     """
     import numpy
 
+    if hasattr(samples, "detach"):  # a torch tensor, with or without gradients, on any device
+        samples = samples.detach().cpu()
     mono = _mono(numpy, numpy.asarray(samples))
     _check(numpy, mono, rate, limits)
     buffer = io.BytesIO()
@@ -99,6 +104,8 @@ def _check(numpy: Any, mono: Any, rate: float, limits: Limits) -> None:
 
 
 def _scaled(numpy: Any, mono: Any) -> Any:
+    if abs(mono.mean()) > MAX_OFFSET * numpy.abs(mono).max():
+        mono = mono - mono.mean()
     peak = float(numpy.abs(mono).max())
     return mono / peak if peak > 1 else mono
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import ast
 import builtins
 import difflib
-import inspect
-import pprint
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from jupyter_gemma.errors import BadOption, RequestError
-from jupyter_gemma.notebook import audio, braces, plots, tables
+from jupyter_gemma.notebook import audio, braces, charts, frames, plots, tables, texts
 from jupyter_gemma.notebook.items import Item, Limits, cut, text_item
 from jupyter_gemma.types import AudioPart, ImagePart, Part, TextPart, VideoPart
 
@@ -67,7 +64,7 @@ def _by_protocol(value: object) -> Converter:
         return _from_pandas
     if _find({"matplotlib.FigureBase": plots.from_figure}, type(getattr(value, "figure", None))):
         return plots.from_artist  # seaborn's grids own a figure and are no artists
-    return _from_anything
+    return texts.from_anything
 
 
 def _as_item(made: Made) -> Item:
@@ -90,31 +87,13 @@ def note_of(part: Part) -> str:
     return f"video, {len(part.frames)} frames"
 
 
-def _from_text(value: str, limits: Limits) -> Item:
-    return text_item(value, f"text, {len(value)} characters")
-
-
-def _from_collection(value: object, limits: Limits) -> Item:
-    return text_item(cut(pprint.pformat(value, width=100, sort_dicts=False), limits.chars), type(value).__name__)
-
-
 def _from_tuple(value: tuple[Any, ...], limits: Limits) -> Item:
-    return audio.from_samples(value, limits) if audio.is_clip(value) else _from_collection(value, limits)
-
-
-def _from_error(value: BaseException, limits: Limits) -> Item:
-    return text_item(cut("".join(traceback.format_exception(value)), limits.chars), type(value).__name__)
-
-
-def _from_source(value: Any, limits: Limits) -> Item:
-    try:
-        source = inspect.getsource(value)
-    except (OSError, TypeError):
-        return _from_anything(value, limits)
-    return text_item(cut(source, limits.chars), f"source of {value.__name__}")
+    return audio.from_samples(value, limits) if audio.is_clip(value) else texts.from_collection(value, limits)
 
 
 def _from_bytes(value: bytes, limits: Limits) -> Item:
+    if charts.is_svg(value):
+        return charts.from_svg(value, limits)
     if plots.is_picture(value):
         return plots.from_bytes(value, limits)
     if audio.is_sound(value):
@@ -124,29 +103,20 @@ def _from_bytes(value: bytes, limits: Limits) -> Item:
 
 def _from_path(value: Any, limits: Limits) -> Item:
     suffix = value.suffix.lower()
+    if suffix == ".svg" and value.is_file():
+        return charts.from_svg(plots.read(value, limits), limits)
     if suffix in plots.SUFFIXES:
         return plots.from_path(value, limits)
     if suffix in audio.SUFFIXES:
         return audio.from_path(value, limits)
-    return text_item(str(value), "path")
-
-
-def _from_array(value: Any, limits: Limits) -> Item:
-    if plots.is_picture_array(value):
-        return plots.from_array(value, limits)
-    head = f"array of shape {value.shape}, {value.dtype}"
-    return text_item(cut(f"{head}\n{value!r}", limits.chars), f"array {' × '.join(map(str, value.shape))}")
+    return texts.from_text_file(value, limits) or text_item(str(value), "path")
 
 
 def _from_pandas(value: Any, limits: Limits) -> Item:
     try:
         return item_of(value.to_pandas(), limits)
-    except ImportError:  # polars converts through pyarrow, which may be absent
-        return _from_anything(value, limits)
-
-
-def _from_anything(value: object, limits: Limits) -> Item:
-    return text_item(cut(str(value), limits.chars), type(value).__name__)
+    except ImportError:  # some convert through pyarrow, which may be absent
+        return texts.from_anything(value, limits)
 
 
 def is_explainable(value: object) -> bool:
@@ -159,25 +129,42 @@ def is_explainable(value: object) -> bool:
 
 
 _CONVERTERS: dict[str, Converter] = {
-    "builtins.str": _from_text,
-    "builtins.list": _from_collection,
-    "builtins.dict": _from_collection,
-    "builtins.set": _from_collection,
+    "builtins.str": texts.from_text,
+    "builtins.list": texts.from_collection,
+    "builtins.dict": texts.from_collection,
+    "builtins.set": texts.from_collection,
     "builtins.tuple": _from_tuple,
-    "builtins.BaseException": _from_error,
-    "builtins.function": _from_source,
-    "builtins.method": _from_source,
-    "builtins.type": _from_source,
+    "builtins.BaseException": texts.from_error,
+    "builtins.function": texts.from_source,
+    "builtins.method": texts.from_source,
+    "builtins.type": texts.from_source,
+    "builtins.module": texts.from_module,
     "builtins.bytes": _from_bytes,
     "builtins.bytearray": lambda value, limits: _from_bytes(bytes(value), limits),
     "pathlib.PurePath": _from_path,
-    "numpy.ndarray": _from_array,
+    "numpy.ndarray": plots.from_any_array,
+    "torch.Tensor": charts.from_tensor,
     "pandas.DataFrame": tables.from_frame,
     "pandas.Series": tables.from_series,
+    "pandas.Index": lambda value, limits: tables.from_frame(value.to_frame(index=False), limits),
+    "pandas.GroupBy": tables.from_groups,
+    "polars.DataFrame": frames.from_polars,
+    "polars.LazyFrame": frames.from_lazy,
+    "polars.Series": frames.from_polars_series,
+    "pyarrow.Table": frames.from_arrow,
+    "pyarrow.RecordBatch": frames.from_arrow,
+    "duckdb.DuckDBPyRelation": frames.from_duckdb,
+    "_duckdb.DuckDBPyRelation": frames.from_duckdb,
+    "dask.DataFrame": frames.from_dask,
+    "dask.Series": frames.from_dask,
     "matplotlib.FigureBase": plots.from_figure,
     "matplotlib.Artist": plots.from_artist,
+    "plotly.BaseFigure": charts.from_plotly,
+    "altair.TopLevelMixin": charts.from_altair,
+    "bokeh.Model": charts.from_bokeh,
     "PIL.Image": plots.from_pil,
     "IPython.Image": plots.from_display,
+    "IPython.SVG": charts.from_svg_display,
     "IPython.Audio": audio.from_display,
 }
 

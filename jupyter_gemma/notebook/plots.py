@@ -9,8 +9,10 @@ import io
 from typing import Any
 
 from jupyter_gemma.errors import BadImage
+from jupyter_gemma.notebook import texts
+from jupyter_gemma.notebook.figures import figure_text
 from jupyter_gemma.notebook.items import Item, Limits
-from jupyter_gemma.types import ImagePart
+from jupyter_gemma.types import ImagePart, TextPart
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 THUMBNAIL = (96, 64)
@@ -28,7 +30,9 @@ def from_figure(figure: Any, limits: Limits) -> Item:
     buffer = io.BytesIO()
     inside = "tight" if _reaches_out(figure, width, height) else None
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches=inside)
-    return from_bytes(buffer.getvalue(), limits)
+    item = from_bytes(buffer.getvalue(), limits)
+    words = figure_text(figure) if limits.plot_text else ""
+    return Item((*item.parts, TextPart(f"\nTexts and ranges of this figure: {words}\n")), item.note) if words else item
 
 
 def _reaches_out(figure: Any, width: float, height: float) -> bool:
@@ -68,6 +72,11 @@ def is_picture_array(array: Any) -> bool:
         return bool(array.shape[2] in (3, 4))
     small = array.ndim != 2 or min(array.shape) < SMALLEST_MATRIX
     return not small or (array.ndim == 2 and array.dtype.kind in "bu" and array.dtype.itemsize == 1)
+
+
+def from_any_array(array: Any, limits: Limits) -> Item:
+    """A numpy array: a picture where it has the shape of one, else text."""
+    return from_array(array, limits) if is_picture_array(array) else texts.from_array(array, limits)
 
 
 def from_array(array: Any, limits: Limits) -> Item:
@@ -116,13 +125,21 @@ def from_bytes(data: bytes, limits: Limits) -> Item:
 
 def from_path(path: Any, limits: Limits) -> Item:
     """A picture file on disk."""
+    return from_bytes(read(path, limits), limits)
+
+
+def read(path: Any, limits: Limits) -> bytes:
+    """The bytes of a picture file.
+
+    Raises:
+        BadImage: it is too large or cannot be read.
+    """
     try:
         if path.stat().st_size > limits.file_bytes:
             raise BadImage(f"{path} has more than {limits.file_bytes} bytes.", "Shrink it first.")
-        data = path.read_bytes()
+        return bytes(path.read_bytes())
     except OSError as error:
         raise BadImage(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
-    return from_bytes(data, limits)
 
 
 def from_display(image: Any, limits: Limits) -> Item:

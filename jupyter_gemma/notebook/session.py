@@ -14,6 +14,20 @@ from jupyter_gemma.notebook.conversation import Conversation, Place
 from jupyter_gemma.notebook.outputs import Shown
 
 
+class WithPictures(dict[int, Any]):
+    """``Out``, with the pictures of cells that gave out nothing else."""
+
+    def __init__(self, out: Mapping[int, Any], shown: Shown) -> None:
+        super().__init__(out)
+        self._shown = shown
+
+    def __missing__(self, cell: int) -> bytes:
+        found = self._shown.picture(cell)
+        if found is None:
+            raise KeyError(cell)
+        return found[1]
+
+
 class Session:
     """One notebook's state.
 
@@ -35,8 +49,11 @@ class Session:
         return str((parent.get("metadata") or {}).get("cellId") or ""), self.shell.execution_count
 
     def scope(self, local: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The names that an expression may use."""
-        return {**self.shell.user_ns, **(local or {})}
+        """The names that an expression may use; ``Out[3]`` is also the picture that cell 3 showed."""
+        names = {**self.shell.user_ns, **(local or {})}
+        if names.get("Out") is self.shell.user_ns.get("Out"):
+            names["Out"] = WithPictures(names["Out"], self.shown)
+        return names
 
     def known(self, scope: Mapping[str, Any]) -> set[str]:
         """The user's own variables; IPython's are hidden, but for ``_`` and ``Out``, unless they were assigned."""

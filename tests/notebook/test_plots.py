@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,7 +21,7 @@ mpl.use("Agg")
 
 
 def picture(value, limits=None) -> Image.Image:
-    (part,) = parts_of(value, limits)
+    (part,) = parts_of(value, replace(limits or Limits(), plot_text=False))
     assert isinstance(part, ImagePart)
     return Image.open(io.BytesIO(part.data))
 
