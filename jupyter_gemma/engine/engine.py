@@ -47,7 +47,7 @@ class GemmaEngine:
         prefill_chunk: tokens of a prompt read in one step.
         cache_memory: bytes for keys and values of running and kept conversations.
         max_waiting: requests that may wait for their turn.
-        cache_dtype: of stored keys and values; None: what the model's operations take.
+        cache_dtype: of stored keys and values; None: what suits the model.
         facts: digest, quantization and weight_bytes, as the status tells them.
     """
 
@@ -76,7 +76,7 @@ class GemmaEngine:
             chunk=prefill_chunk,
             memory=cache_memory,
             max_waiting=max_waiting,
-            dtype=cache_dtype or model.ops.cache_dtype,
+            dtype=cache_dtype or model.cache_dtype,
         )
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Chunk]:

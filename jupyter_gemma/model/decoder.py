@@ -14,7 +14,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from jupyter_gemma.model import ops
 from jupyter_gemma.model.cache import SequenceCache
@@ -78,12 +77,12 @@ class Span:
 class Rows:
     """What one kind of attention layer needs to know about the rows of a step; computed once for all its layers.
 
-    ``cos``, ``sin``: [N, 1, head_dim / 2]. ``masks``: one for each span, or None where all keys are allowed.
+    ``cos``, ``sin``: [N, 1, head_dim / 2]. ``attending``: one for each span.
     """
 
     cos: Tensor
     sin: Tensor
-    masks: tuple[Tensor | None, ...]
+    attending: tuple[ops.Attending, ...]
 
 
 class RMSNorm(nn.Module):
@@ -124,7 +123,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, index: int, kinds: Mapping[str, WeightKind]) -> None:
         super().__init__()
         self.shape = shape = config.layer(index)
-        self.scale, self.eps, self.value_norm = config.attention_scale, config.norm_eps, config.value_norm
+        self.eps, self.value_norm = config.norm_eps, config.value_norm
         self.ops = ops.PLAIN_OPS
 
         def projection(name: str, out_features: int, in_features: int) -> nn.Module:
@@ -151,26 +150,13 @@ class Attention(nn.Module):
             value = self.ops.rms_norm(value, None, self.eps, None)
         mixed = torch.empty_like(query)
         start = 0
-        for span, mask in zip(spans, rows.masks, strict=True):
+        for span, how in zip(spans, rows.attending, strict=True):
             part = slice(start, start + span.count)
-            mixed[part] = self._attend(query[part], key[part], value[part], mask, span.cache, index)
+            seen = span.cache.layers[index].append(key[part].transpose(0, 1), value[part].transpose(0, 1))
+            mixed[part] = self.ops.attend(query[part], *seen, how)
             start += span.count
         projected: Tensor = self.o_proj(mixed.view(count, -1))
         return projected
-
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, cache: SequenceCache, index: int
-    ) -> Tensor:
-        """One sequence: query [n, heads, d], key and value [n, kv_heads, d] -> [n, heads, d]."""
-        count, shape = query.shape[0], self.shape
-        keys, values = cache.layers[index].append(key.transpose(0, 1), value.transpose(0, 1))
-        # [kv_heads, group, n, d] against [kv_heads, 1, visible, d]: the heads of a group share keys without a copy.
-        grouped = query.view(count, shape.kv_heads, -1, shape.head_dim).permute(1, 2, 0, 3)
-        group = grouped.shape[1]
-        keys = keys.unsqueeze(1).expand(-1, group, -1, -1)
-        values = values.unsqueeze(1).expand(-1, group, -1, -1)
-        mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=self.scale)
-        return mixed.permute(2, 0, 1, 3).reshape(count, shape.heads, shape.head_dim)
 
 
 class MLP(nn.Module):
@@ -257,6 +243,12 @@ class Gemma(nn.Module):
             elif isinstance(module, (RMSNorm, Attention, MLP, Gemma)):
                 module.ops = chosen
 
+    @property
+    def cache_dtype(self) -> torch.dtype | None:
+        """In which keys and values are best stored: rounded only where the weights are rounded more."""
+        coarse = any(isinstance(module, QuantLinear) and module.kind == "int4" for module in self.modules())
+        return self.ops.cache_dtype if coarse else None
+
     def embed(self, prompt: Prompt) -> Tensor:
         """Ids and media -> [T, hidden]. Text is scaled by sqrt(hidden); soft tokens are not."""
         rows: Tensor = self.embed_tokens(prompt.ids) * math.sqrt(self.config.hidden_size)
@@ -285,14 +277,17 @@ class Gemma(nn.Module):
     def _plan(self, shape: AttentionConfig, spans: Sequence[Span], like: Tensor) -> Rows:
         positions = torch.cat([torch.arange(s.cache.length, s.cache.length + s.count) for s in spans])
         cos, sin = rotary_table(shape, positions.to(like.device), like.dtype)
-        blocks_matter = self.config.bidirectional_images and shape.window is not None
-        masks = []
+        scale = self.config.attention_scale
+        attending = []
         for span in spans:
             start = span.cache.length
             first = 0 if shape.window is None else max(0, start - shape.window + 1)
-            mask = attention_mask(start, span.count, first, shape.window, span.blocks if blocks_matter else None)
-            masks.append(None if mask is None else mask.to(like.device))
-        return Rows(cos, sin, tuple(masks))
+            # Full layers are causal inside pictures too.
+            blocks = span.blocks if self.config.bidirectional_images and shape.window is not None else None
+            mask = attention_mask(start, span.count, first, shape.window, blocks)
+            mask = None if mask is None else mask.to(like.device)
+            attending.append(ops.Attending(mask, blocks is None, shape.window, scale))
+        return Rows(cos, sin, tuple(attending))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [M, hidden] -> float32 logits [M, vocab], soft-capped where the model says so."""

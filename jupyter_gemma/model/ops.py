@@ -24,6 +24,8 @@ WeightKind = Literal["float", "int4", "int8"]
 OpsChoice = Literal["auto", "plain"]
 
 _INT8_VECTORS = 8
+# Rows up to which attention goes row by row; more share the keys better in one product.
+_FEW_ROWS = 8
 
 # Values of W expanded to float at a time: 16 MB of float32 stays near the cache and bounds memory.
 _PANEL_VALUES = 4 << 20
@@ -43,9 +45,23 @@ class Path:
 
 
 @dataclass(frozen=True)
+class Attending:
+    """Who looks at whom, see ``masks``: ``mask`` bool [n, visible], None where all keys are allowed.
+
+    ``causal``: the mask is nothing but causality and ``window``. ``scale``: of the scores.
+    """
+
+    mask: Tensor | None
+    causal: bool
+    window: int | None
+    scale: float
+
+
+@dataclass(frozen=True)
 class Ops:
     """What the decoder computes with.
 
+    ``attend``: see :func:`_plain_attend`. ``cache_dtype``: in which keys and values are stored, None: as computed.
     ``paths``: one for each kind of quantised weight. ``rms_norm(x, weight, eps, residual)``: RMSNorm over the last
     axis, times ``weight`` and plus ``residual`` where they are given. ``gated_gelu(gate, up)``: gelu_tanh(gate) *
     up. ``softcap(scores, cap)``: cap * tanh(scores / cap); may overwrite ``scores``.
@@ -55,6 +71,8 @@ class Ops:
     rms_norm: Callable[[Tensor, Tensor | None, float, Tensor | None], Tensor]
     gated_gelu: Callable[[Tensor, Tensor], Tensor]
     softcap: Callable[[Tensor, float], Tensor]
+    attend: Callable[[Tensor, Tensor, Tensor, Attending], Tensor]
+    cache_dtype: torch.dtype | None = None
 
 
 # -- plain torch -----------------------------------------------------------------------------------------------
@@ -114,7 +132,30 @@ def _plain_gated_gelu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 PLAIN = Path("plain", _plain_product)
-PLAIN_OPS = Ops({"int4": PLAIN, "int8": PLAIN}, _plain_rms_norm, _plain_gated_gelu, _plain_softcap)
+
+
+def _plain_attend(query: Tensor, keys: Tensor, values: Tensor, how: Attending) -> Tensor:
+    """Grouped-query attention of one sequence.
+
+    Args:
+        query: [n, heads, width].
+        keys, values: [kv_heads, visible, width], in the dtype of the cache; the last n belong to the queries.
+        how: scale and mask.
+
+    Returns:
+        [n, heads, width] in the dtype of ``query``.
+    """
+    count, heads, width = query.shape
+    kv_heads = keys.shape[0]
+    # [kv_heads, group, n, width] against [kv_heads, 1, visible, width]: a group shares its keys without a copy.
+    grouped = query.view(count, kv_heads, -1, width).permute(1, 2, 0, 3)
+    keys = keys.to(query.dtype).unsqueeze(1).expand(-1, heads // kv_heads, -1, -1)
+    values = values.to(query.dtype).unsqueeze(1).expand(-1, heads // kv_heads, -1, -1)
+    mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=how.mask, scale=how.scale)
+    return mixed.permute(2, 0, 1, 3).reshape(count, heads, width)
+
+
+PLAIN_OPS = Ops({"int4": PLAIN, "int8": PLAIN}, _plain_rms_norm, _plain_gated_gelu, _plain_softcap, _plain_attend)
 
 
 # -- PyTorch's own kernel --------------------------------------------------------------------------------------
@@ -155,7 +196,7 @@ def load_kernels() -> Any | None:
 
 
 def kernel_path(kernels: Any, kind: WeightKind) -> Path:
-    """Products by the compiled kernels; activations are rounded to int8 in groups of 32."""
+    """Products by the compiled kernels. For int4 they round the activations to int8 in groups of 32."""
     bits = 4 if kind == "int4" else 8
 
     def product(x: Tensor, tiles: Tensor, extra: Tensor | None) -> Tensor:
@@ -188,8 +229,31 @@ def kernel_ops(kernels: Any) -> Ops:
         kernels.softcap(scores.data_ptr(), cap, scores.numel())
         return scores
 
+    def attend(query: Tensor, keys: Tensor, values: Tensor, how: Attending) -> Tensor:
+        count, heads, width = query.shape
+        if count > _FEW_ROWS or not how.causal or keys.dtype != torch.bfloat16 or width % TILE_ROWS:
+            return _plain_attend(query, keys, values, how)
+        query = query.contiguous()
+        out = torch.empty_like(query)
+        for row in range(count):
+            end = keys.shape[1] - count + row + 1
+            begin = 0 if how.window is None else max(0, end - how.window)
+            kernels.attend(
+                query[row].data_ptr(),
+                keys[:, begin].data_ptr(),
+                values[:, begin].data_ptr(),
+                out[row].data_ptr(),
+                heads,
+                keys.shape[0],
+                width,
+                end - begin,
+                keys.stride(0),
+                how.scale,
+            )
+        return out
+
     paths = {kind: kernel_path(kernels, kind) for kind in PLAIN_OPS.paths}
-    return Ops(paths, rms_norm, gated_gelu, softcap)
+    return Ops(paths, rms_norm, gated_gelu, softcap, attend, cache_dtype=torch.bfloat16)
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from jupyter_gemma.model import ops
+from jupyter_gemma.model.masks import attention_mask
 from jupyter_gemma.model.quant import dequantize, quantize
 
 SHAPES = [(16, 32), (48, 96), (80, 416), (2048, 4096)]
@@ -91,11 +92,10 @@ def rounded(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
-@pytest.mark.parametrize("kind", ["int4", "int8"])
-def test_kernel_products_agree_with_plain(kernels, rows: int, columns: int, count: int, kind: str) -> None:
-    x, tiles, exact = case(rows, columns, count, kind)
+def test_int4_kernel_agrees_with_plain(kernels, rows: int, columns: int, count: int) -> None:
+    x, tiles, exact = case(rows, columns, count, "int4")
     x[0, :32] = 0  # a group without any magnitude
-    actual = ops.kernel_path(kernels, kind).product(x, tiles, None)
+    actual = ops.kernel_path(kernels, "int4").product(x, tiles, None)
     weight = ops.unpack(tiles).double()
     expected = rounded(x) @ weight.t()
     # A value on the edge between two int8 steps may fall to either side: one step of one input at most a few times.
@@ -103,6 +103,15 @@ def test_kernel_products_agree_with_plain(kernels, rows: int, columns: int, coun
     assert_within(actual, expected, 4 * columns**0.5 * 2**-24 * expected.abs().max() + step)
     noise = (actual - x.double() @ weight.t()).square().mean().sqrt() / exact.square().mean().sqrt()
     assert noise < 0.02
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_int8_kernel_agrees_with_plain(kernels, rows: int, columns: int, count: int) -> None:
+    """Activations are not rounded: only the order of summation differs."""
+    x, tiles, expected = case(rows, columns, count, "int8")
+    bound = 4 * columns**0.5 * 2**-24 * expected.abs().max()
+    assert_within(ops.kernel_path(kernels, "int8").product(x, tiles, None), expected, bound)
 
 
 def test_every_thread_count_gives_the_same_bits(kernels) -> None:
@@ -162,3 +171,22 @@ def test_softcap_agrees_with_torch(kernels, count: int) -> None:
     expected = ops.PLAIN_OPS.softcap(scores, 30.0)
     # 1 - 2 / (e^2u + 1) loses what tanh keeps near zero: a few units of the last place of the cap.
     torch.testing.assert_close(ops.kernel_ops(kernels).softcap(scores.clone(), 30.0), expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 9])
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(16, 8, 64), (4, 1, 32), (4, 4, 16)])
+def test_attention_agrees_with_torch(
+    kernels, count: int, window: int | None, heads: int, kv_heads: int, width: int
+) -> None:
+    generator = torch.Generator().manual_seed(count)
+    start = 57
+    first = 0 if window is None else start - window + 1
+    visible = start + count - first
+    query = torch.randn(count, heads, width, generator=generator)
+    # Views into a larger buffer, as a cache gives them.
+    buffers = torch.randn(2, kv_heads, 100, width, generator=generator).bfloat16()
+    keys, values = buffers[:, :, 5 : 5 + visible]
+    how = ops.Attending(attention_mask(start, count, first, window), True, window, 0.3)
+    actual = ops.kernel_ops(kernels).attend(query, keys, values, how)
+    torch.testing.assert_close(actual, ops.PLAIN_OPS.attend(query, keys, values, how), rtol=1e-5, atol=1e-5)

@@ -93,14 +93,18 @@ JG_API int jg_threads() { return jg::thread_count(); }
 
 // y [m, rows] = x [m, columns] @ W.T, W in tiles of `bits` 4 or 8.
 JG_API void jg_product(int bits, const float* x, int64_t m, const uint8_t* tiles, int64_t rows, int64_t columns, float* y) {
-  const jg::Activations activations = quantize(x, m, columns);
-  const int64_t stride = columns / jg::kGroup * (bits == 4 ? jg::kInt4Tile : jg::kInt8Tile);
-  const auto product = bits == 4 ? table()->int4_tiles : table()->int8_tiles;
-  const int64_t tile_rows = rows / jg::kTileRows;
+  const int64_t tile_rows = rows / jg::kTileRows, groups = columns / jg::kGroup;
   const int64_t share = tile_rows / (jg::thread_count() * 8);
-  jg::for_each(tile_rows, share < 1 ? 1 : share, [=, &activations](int64_t t) {
-    product(tiles + t * stride, activations, m, y + t * jg::kTileRows, rows);
-  });
+  if (bits == 4) {
+    const jg::Activations activations = quantize(x, m, columns);
+    jg::for_each(tile_rows, share, [=, &activations](int64_t t) {
+      table()->int4_tiles(tiles + t * groups * jg::kInt4Tile, activations, m, y + t * jg::kTileRows, rows);
+    });
+  } else {
+    jg::for_each(tile_rows, share, [=](int64_t t) {
+      table()->int8_tiles(tiles + t * groups * jg::kInt8Tile, x, columns, m, y + t * jg::kTileRows, rows);
+    });
+  }
 }
 
 // Rows of x [rows, width]; weight [width] and residual [rows, width] may be null.

@@ -47,7 +47,8 @@ struct Isa {
   }
 
   using Weights = __m256i;
-  using Sum = __m256i;  // int4: 16 words, two for each output; int8: 8 double words
+  using Sum = __m256i;  // 16 words, two for each output
+  static constexpr float kBias = 8.0f;
 
   static Weights low_nibbles(const uint8_t* p) { return _mm256_and_si256(bytes(p), _mm256_set1_epi8(15)); }
   static Weights high_nibbles(const uint8_t* p) {
@@ -59,26 +60,14 @@ struct Isa {
     __builtin_memcpy(&bytes, x, 4);
     return _mm256_set1_epi32(bytes);
   }
-  template <bool kFour>
-  static Sum none() {
-    return _mm256_setzero_si256();
+  template <int kInput>
+  static Float input(Weights w) {
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w, 24 - 8 * kInput), 24));
   }
-  // int4: a word takes the eight products of a group, each at most 2 * 15 * 127, without overflow.
-  // int8: maddubs wants one unsigned side: the signs of the weights move to x. (Even -128 comes out right.)
-  template <bool kFour>
-  static Sum dot(Sum sum, Weights w, __m256i x) {
-    if constexpr (kFour) return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
-    const __m256i words = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
-  }
-  template <bool kFour>
-  static Float total(Sum sum) {
-    return _mm256_cvtepi32_ps(kFour ? _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) : sum);
-  }
-  template <bool kFour>
-  static constexpr float bias() {
-    return kFour ? 8.0f : 0.0f;
-  }
+  static Sum none() { return _mm256_setzero_si256(); }
+  // A word takes the eight products of a group, each at most 2 * 15 * 127, without overflow.
+  static Sum dot(Sum sum, Weights w, __m256i x) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x)); }
+  static Float total(Sum sum) { return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
 
   struct Group {
     float scale;

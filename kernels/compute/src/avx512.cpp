@@ -41,35 +41,25 @@ struct Isa {
 
   using Weights = __m512i;
   using Sum = __m512i;
+  static constexpr float kBias = 8.0f;
 
   static Weights low_nibbles(const uint8_t* p) { return _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(15)); }
   static Weights high_nibbles(const uint8_t* p) {
     return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15));
   }
-  static Weights bytes(const uint8_t* p) {  // + 128: unsigned, as dpbusd wants them
-    return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(char(0x80)));
-  }
+  static Weights bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static __m512i four(const int8_t* x) {
     int32_t bytes;
     __builtin_memcpy(&bytes, x, 4);
     return _mm512_set1_epi32(bytes);
   }
-  template <bool kFour>
-  static Sum none() {
-    return _mm512_setzero_si512();
+  template <int kInput>
+  static Float input(Weights w) {
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 24 - 8 * kInput), 24));
   }
-  template <bool kFour>
-  static Sum dot(Sum sum, Weights w, __m512i x) {
-    return _mm512_dpbusd_epi32(sum, w, x);
-  }
-  template <bool kFour>
-  static Float total(Sum sum) {
-    return _mm512_cvtepi32_ps(sum);
-  }
-  template <bool kFour>
-  static constexpr float bias() {
-    return kFour ? 8.0f : 128.0f;
-  }
+  static Sum none() { return _mm512_setzero_si512(); }
+  static Sum dot(Sum sum, Weights w, __m512i x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  static Float total(Sum sum) { return _mm512_cvtepi32_ps(sum); }
 
   struct Group {
     float scale;

@@ -5,8 +5,9 @@
 // int8 tile: 16 x 32 = 544 bytes: 8 vectors of 64 bytes, vector j holding for each row inputs 4j .. 4j+3; then
 // 16 fp16 scales. A matrix [rows, columns] is rows/16 rows of columns/32 tiles.
 //
-// Activations are rounded to int8 in the same groups of 32 (ggml's Q8_0 rule), so a product is exact integer
-// arithmetic inside a group and float32 across groups.
+// Products with int4 weights round the activations to int8 in the same groups of 32 (ggml's Q8_0 rule): exact integer
+// arithmetic inside a group, float32 across groups. Products with int8 weights take the activations as they are:
+// weights in eight bits are for models that are to lose nothing, and for the table, which memory bounds anyway.
 #pragma once
 #include <cstdint>
 
@@ -42,7 +43,8 @@ struct Table {
   void (*quantize_row)(const float* x, int64_t columns, int8_t* values, float* scales, float* sums);
   // y[m * ldy + r] for `rows` rows m of x and the 16 outputs r of one row of tiles.
   void (*int4_tiles)(const uint8_t* tiles, const Activations& x, int64_t rows, float* y, int64_t ldy);
-  void (*int8_tiles)(const uint8_t* tiles, const Activations& x, int64_t rows, float* y, int64_t ldy);
+  // The same for rows of x [rows, columns] in float32.
+  void (*int8_tiles)(const uint8_t* tiles, const float* x, int64_t columns, int64_t rows, float* y, int64_t ldy);
   // out = x / sqrt(mean(x^2) + eps) * weight + residual; weight and residual may be null.
   void (*rms_norm_row)(const float* x, const float* weight, const float* residual, float* out, int64_t width,
                        float eps);

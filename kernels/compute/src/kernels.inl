@@ -6,14 +6,12 @@
 //   Float                      vector of kLanes float32
 //   zero(), set(f), load_floats(p), store(p, v), add, mul, div, fma(a, b, c) = a * b + c, sum(v), exp(v)
 //   half(p), bf16(p)           read kLanes fp16 / bf16
-//   Weights, Sum               a vector of 4 inputs for each output; what their products are added up in
-//   low_nibbles(p), high_nibbles(p)   one half of 4 bytes for each output
-//   bytes(p)                   reads 4 int8 for each output
+//   Weights, Sum               4 inputs for each output, in bytes; what their products are added up in
+//   low_nibbles(p), high_nibbles(p), bytes(p)   one half of 4 bytes, or all of them, for each output
+//   input<b>(w)                input b of 4 signed bytes for each output, as Float
 //   four(x)                    4 int8 activations, for every output
-//   none<kFour>()              an empty Sum
-//   dot<kFour>(sum, w, x)      sum + w . x
-//   total<kFour>(sum)          as Float
-//   bias<kFour>()              what unpacking added to every weight
+//   none(), dot(sum, w, x), total(sum)   an empty Sum; sum + w . x; as Float
+//   kBias                      what unpacking nibbles added to every weight
 //   quantize(x, values) -> {scale, sum}   one group of 32 floats
 #include <cmath>
 
@@ -30,90 +28,164 @@ namespace {
 constexpr int kParts = jg::kTileRows / Isa::kLanes;
 
 // Adds the products of 4 inputs: MB rows of activations with the 16 rows of a tile.
-template <int MB, bool kFour>
+template <int MB>
 inline void add_dots(const typename Isa::Weights (&w)[kParts], const int8_t* const (&x)[MB], int64_t offset,
                      typename Isa::Sum (&sums)[MB][kParts]) {
   JG_UNROLL
   for (int m = 0; m < MB; m++) {
     const auto inputs = Isa::four(x[m] + offset);
     JG_UNROLL
-    for (int p = 0; p < kParts; p++) sums[m][p] = Isa::template dot<kFour>(sums[m][p], w[p], inputs);
+    for (int p = 0; p < kParts; p++) sums[m][p] = Isa::dot(sums[m][p], w[p], inputs);
   }
 }
 
 // The dot products of one group.
-template <int MB, bool kFour>
+template <int MB>
 inline void group_sums(const uint8_t* tile, const int8_t* const (&x)[MB], typename Isa::Sum (&sums)[MB][kParts]) {
   // Left a loop: unrolled, compilers load far ahead and spill the sums.
   JG_KEEP
-  for (int j = 0; j < (kFour ? 4 : 8); j++) {
+  for (int j = 0; j < 4; j++) {
     typename Isa::Weights w[kParts];
     const uint8_t* at = tile + 64 * j;
     JG_UNROLL
-    for (int p = 0; p < kParts; p++) w[p] = kFour ? Isa::low_nibbles(at + 64 / kParts * p) : Isa::bytes(at + 64 / kParts * p);
-    add_dots<MB, kFour>(w, x, 4 * j, sums);
-    if constexpr (kFour) {
-      JG_UNROLL
-      for (int p = 0; p < kParts; p++) w[p] = Isa::high_nibbles(at + 64 / kParts * p);
-      add_dots<MB, kFour>(w, x, 16 + 4 * j, sums);
-    }
+    for (int p = 0; p < kParts; p++) w[p] = Isa::low_nibbles(at + 64 / kParts * p);
+    add_dots<MB>(w, x, 4 * j, sums);
+    JG_UNROLL
+    for (int p = 0; p < kParts; p++) w[p] = Isa::high_nibbles(at + 64 / kParts * p);
+    add_dots<MB>(w, x, 16 + 4 * j, sums);
   }
 }
 
-// MB rows of activations, from row `first` on, with one row of tiles.
-template <int MB, bool kFour>
-void tile_block(const uint8_t* tiles, const jg::Activations& a, int64_t first, float* y, int64_t ldy) {
-  constexpr int kBytes = kFour ? jg::kInt4Tile : jg::kInt8Tile;
-  constexpr int kScales = kBytes - 2 * jg::kTileRows;
-  const int64_t groups = a.columns / jg::kGroup;
-  typename Isa::Float acc[MB][kParts];
-  for (int m = 0; m < MB; m++)
-    for (int p = 0; p < kParts; p++) acc[m][p] = Isa::zero();
-  for (int64_t g = 0; g < groups; g++) {
-    const uint8_t* tile = tiles + g * kBytes;
-    for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(tile + 8 * kBytes + line);
-    const int8_t* x[MB];
-    typename Isa::Sum sums[MB][kParts];
-    JG_UNROLL
-    for (int m = 0; m < MB; m++) {
-      x[m] = a.values + ((first + m) * groups + g) * jg::kGroup;
-      JG_UNROLL
-      for (int p = 0; p < kParts; p++) sums[m][p] = Isa::template none<kFour>();
-    }
-    group_sums<MB, kFour>(tile, x, sums);
-    typename Isa::Float weight_scale[kParts];
-    JG_UNROLL
-    for (int p = 0; p < kParts; p++) weight_scale[p] = Isa::half(tile + kScales + 2 * Isa::kLanes * p);
-    JG_UNROLL
-    for (int m = 0; m < MB; m++) {
-      const int64_t at = (first + m) * groups + g;
-      const auto scale = Isa::set(a.scales[at]);
-      const auto offset = Isa::mul(Isa::set(-Isa::template bias<kFour>()), Isa::set(a.sums[at]));
-      JG_UNROLL
-      for (int p = 0; p < kParts; p++) {
-        const auto value = Isa::fma(Isa::template total<kFour>(sums[m][p]), scale, offset);
-        acc[m][p] = Isa::fma(value, weight_scale[p], acc[m][p]);
-      }
-    }
-  }
+inline void prefetch_tile(const uint8_t* tile, int bytes) {
+  for (int line = 0; line < bytes; line += 64) __builtin_prefetch(tile + 8 * bytes + line);
+}
+
+template <int MB>
+inline void store_rows(const typename Isa::Float (&acc)[MB][kParts], int64_t first, float* y, int64_t ldy) {
   for (int m = 0; m < MB; m++)
     for (int p = 0; p < kParts; p++) Isa::store(y + (first + m) * ldy + p * Isa::kLanes, acc[m][p]);
 }
 
-template <bool kFour>
-void tiles_product(const uint8_t* tiles, const jg::Activations& x, int64_t rows, float* y, int64_t ldy) {
+// MB rows of activations, from row `first` on, with one row of int4 tiles.
+struct Int4 {
+  const uint8_t* tiles;
+  const jg::Activations& a;
+
+  template <int MB>
+  void block(int64_t first, float* y, int64_t ldy) const {
+    const int64_t groups = a.columns / jg::kGroup;
+    typename Isa::Float acc[MB][kParts];
+    for (int m = 0; m < MB; m++)
+      for (int p = 0; p < kParts; p++) acc[m][p] = Isa::zero();
+    for (int64_t g = 0; g < groups; g++) {
+      const uint8_t* tile = tiles + g * jg::kInt4Tile;
+      prefetch_tile(tile, jg::kInt4Tile);
+      const int8_t* x[MB];
+      typename Isa::Sum sums[MB][kParts];
+      JG_UNROLL
+      for (int m = 0; m < MB; m++) {
+        x[m] = a.values + ((first + m) * groups + g) * jg::kGroup;
+        JG_UNROLL
+        for (int p = 0; p < kParts; p++) sums[m][p] = Isa::none();
+      }
+      group_sums<MB>(tile, x, sums);
+      typename Isa::Float weight_scale[kParts];
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++) weight_scale[p] = Isa::half(tile + 256 + 2 * Isa::kLanes * p);
+      JG_UNROLL
+      for (int m = 0; m < MB; m++) {
+        const int64_t at = (first + m) * groups + g;
+        const auto scale = Isa::set(a.scales[at]);
+        const auto offset = Isa::mul(Isa::set(-Isa::kBias), Isa::set(a.sums[at]));
+        JG_UNROLL
+        for (int p = 0; p < kParts; p++)
+          acc[m][p] = Isa::fma(Isa::fma(Isa::total(sums[m][p]), scale, offset), weight_scale[p], acc[m][p]);
+      }
+    }
+    store_rows<MB>(acc, first, y, ldy);
+  }
+};
+
+// The same with int8 tiles and float32 activations.
+struct Int8 {
+  const uint8_t* tiles;
+  const float* x;
+  int64_t columns;
+
+  template <int MB, int kInput>
+  static void add_input(const typename Isa::Weights (&w)[kParts], const float* const (&at)[MB],
+                        typename Isa::Float (&sums)[MB][kParts]) {
+    typename Isa::Float input[kParts];
+    JG_UNROLL
+    for (int p = 0; p < kParts; p++) input[p] = Isa::template input<kInput>(w[p]);
+    JG_UNROLL
+    for (int m = 0; m < MB; m++) {
+      const auto value = Isa::set(at[m][kInput]);
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++) sums[m][p] = Isa::fma(input[p], value, sums[m][p]);
+    }
+  }
+
+  template <int MB>
+  void block(int64_t first, float* y, int64_t ldy) const {
+    typename Isa::Float acc[MB][kParts];
+    for (int m = 0; m < MB; m++)
+      for (int p = 0; p < kParts; p++) acc[m][p] = Isa::zero();
+    for (int64_t g = 0; g < columns / jg::kGroup; g++) {
+      const uint8_t* tile = tiles + g * jg::kInt8Tile;
+      prefetch_tile(tile, jg::kInt8Tile);
+      typename Isa::Float sums[MB][kParts];
+      JG_UNROLL
+      for (int m = 0; m < MB; m++)
+        JG_UNROLL
+        for (int p = 0; p < kParts; p++) sums[m][p] = Isa::zero();
+      JG_KEEP
+      for (int j = 0; j < 8; j++) {
+        typename Isa::Weights w[kParts];
+        const float* at[MB];
+        JG_UNROLL
+        for (int p = 0; p < kParts; p++) w[p] = Isa::bytes(tile + 64 * j + 64 / kParts * p);
+        JG_UNROLL
+        for (int m = 0; m < MB; m++) at[m] = x + (first + m) * columns + g * jg::kGroup + 4 * j;
+        add_input<MB, 0>(w, at, sums);
+        add_input<MB, 1>(w, at, sums);
+        add_input<MB, 2>(w, at, sums);
+        add_input<MB, 3>(w, at, sums);
+      }
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++) {
+        const auto scale = Isa::half(tile + 512 + 2 * Isa::kLanes * p);
+        JG_UNROLL
+        for (int m = 0; m < MB; m++) acc[m][p] = Isa::fma(sums[m][p], scale, acc[m][p]);
+      }
+    }
+    store_rows<MB>(acc, first, y, ldy);
+  }
+};
+
+// All rows, as many at once as share a pass best.
+template <typename Product>
+void all_rows(const Product& product, int64_t rows, float* y, int64_t ldy) {
   int64_t m = 0;
-  for (; m + Isa::kBlock <= rows; m += Isa::kBlock) tile_block<Isa::kBlock, kFour>(tiles, x, m, y, ldy);
+  for (; m + Isa::kBlock <= rows; m += Isa::kBlock) product.template block<Isa::kBlock>(m, y, ldy);
   switch (rows - m) {
-    case 7: tile_block<7, kFour>(tiles, x, m, y, ldy); break;
-    case 6: tile_block<6, kFour>(tiles, x, m, y, ldy); break;
-    case 5: tile_block<5, kFour>(tiles, x, m, y, ldy); break;
-    case 4: tile_block<4, kFour>(tiles, x, m, y, ldy); break;
-    case 3: tile_block<3, kFour>(tiles, x, m, y, ldy); break;
-    case 2: tile_block<2, kFour>(tiles, x, m, y, ldy); break;
-    case 1: tile_block<1, kFour>(tiles, x, m, y, ldy); break;
+    case 7: product.template block<7>(m, y, ldy); break;
+    case 6: product.template block<6>(m, y, ldy); break;
+    case 5: product.template block<5>(m, y, ldy); break;
+    case 4: product.template block<4>(m, y, ldy); break;
+    case 3: product.template block<3>(m, y, ldy); break;
+    case 2: product.template block<2>(m, y, ldy); break;
+    case 1: product.template block<1>(m, y, ldy); break;
     default: break;
   }
+}
+
+void int4_tiles(const uint8_t* tiles, const jg::Activations& x, int64_t rows, float* y, int64_t ldy) {
+  all_rows(Int4{tiles, x}, rows, y, ldy);
+}
+
+void int8_tiles(const uint8_t* tiles, const float* x, int64_t columns, int64_t rows, float* y, int64_t ldy) {
+  all_rows(Int8{tiles, x, columns}, rows, y, ldy);
 }
 
 void quantize_row(const float* x, int64_t columns, int8_t* values, float* scales, float* sums) {
@@ -206,8 +278,7 @@ void attend(const jg::Attend& a, int64_t first, int64_t count, float* scores) {
 
 }  // namespace
 
-#define JG_TABLE(identifier, text)                                                                         \
-  namespace jg {                                                                                           \
-  const Table identifier = {text,         quantize_row, tiles_product<true>, tiles_product<false>,         \
-                            rms_norm_row, softcap,      gated_gelu,          attend};                      \
+#define JG_TABLE(identifier, text)                                                                                   \
+  namespace jg {                                                                                                     \
+  const Table identifier = {text,    quantize_row, int4_tiles, int8_tiles, rms_norm_row, softcap, gated_gelu, attend}; \
   }

@@ -53,22 +53,15 @@ struct Isa {
     __builtin_memcpy(&bytes, x, 4);
     return vreinterpretq_s8_s32(vdupq_n_s32(bytes));
   }
-  template <bool kFour>
-  static Sum none() {
-    return vdupq_n_s32(0);
+  template <int kInput>
+  static Float input(Weights w) {
+    const int32x4_t whole = vreinterpretq_s32_s8(w);
+    return vcvtq_f32_s32(vshrq_n_s32(vshlq_s32(whole, vdupq_n_s32(24 - 8 * kInput)), 24));
   }
-  template <bool kFour>
-  static Sum dot(Sum sum, Weights w, int8x16_t x) {
-    return vdotq_s32(sum, w, x);
-  }
-  template <bool kFour>
-  static Float total(Sum sum) {
-    return vcvtq_f32_s32(sum);
-  }
-  template <bool kFour>
-  static constexpr float bias() {
-    return 0.0f;
-  }
+  static Sum none() { return vdupq_n_s32(0); }
+  static Sum dot(Sum sum, Weights w, int8x16_t x) { return vdotq_s32(sum, w, x); }
+  static Float total(Sum sum) { return vcvtq_f32_s32(sum); }
+  static constexpr float kBias = 0.0f;
 
   struct Group {
     float scale;

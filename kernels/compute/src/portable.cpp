@@ -69,23 +69,19 @@ struct Isa {
     return weights;
   }
   static const int8_t* four(const int8_t* x) { return x; }
-  template <bool kFour>
-  static Sum none() {
-    return {{0, 0, 0, 0}};
+  template <int kInput>
+  static Float input(const Weights& weights) {
+    return each([&](int i) { return float(weights.w[4 * i + kInput]); });
   }
-  template <bool kFour>
+  static Sum none() { return {{0, 0, 0, 0}}; }
   static Sum dot(Sum sum, const Weights& weights, const int8_t* x) {
     for (int i = 0; i < 16; i++) sum.v[i / 4] += weights.w[i] * x[i % 4];
     return sum;
   }
-  template <bool kFour>
   static Float total(Sum sum) {
     return each([&](int i) { return float(sum.v[i]); });
   }
-  template <bool kFour>
-  static constexpr float bias() {
-    return 0.0f;
-  }
+  static constexpr float kBias = 0.0f;
 
   struct Group {
     float scale;
