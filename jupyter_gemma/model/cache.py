@@ -66,6 +66,12 @@ class LayerCache:
         self.size = end
         return all_keys[:, end - visible : end], all_values[:, end - visible : end]
 
+    def last(self, count: int | None) -> tuple[Tensor, Tensor]:
+        """The last ``count`` positions (None: all), or as many as there are: [kv_heads, n, head_dim] each, as views."""
+        keys, values = self._buffers or (torch.empty(0, 0, 0),) * 2
+        start = 0 if count is None else max(0, self.size - count)
+        return keys[:, start : self.size], values[:, start : self.size]
+
     def visible(self, count: int) -> int:
         """How many positions ``append`` of ``count`` will return."""
         return self.size + count if self.reach is None else min(self.size, self.reach) + count

@@ -94,11 +94,13 @@ def load(
         progress: called with bytes done.
 
     Raises:
-        BadCheckpoint: see :func:`open_source`.
+        BadCheckpoint: see :func:`open_source`; a drafter alone.
         BadOption: a device or a limit that does not exist here.
         OutOfMemory: the weights do not fit, or there is no room to read them from disk.
     """
     source = open_source(path)
+    if source.config.backbone_size is not None:
+        raise BadCheckpoint(f"{path} is a drafter, no model of its own.", "Load the model that it drafts for.")
     kinds = plan_kinds(source, quantization)
     target = choose_device(device)
     dtype = float_dtype(target)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from jupyter_gemma.errors import BadCheckpoint
 
 ARCHITECTURES = ("gemma4_unified", "gemma3_text")
+#: Drafts for a Gemma 4 Unified model, and is nothing without it (see ``drafter``).
+DRAFTER = "gemma4_unified_assistant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,10 @@ class SpecialIds:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A whole model. ``layers[i]`` names the kind of layer i: "sliding" or "full", keys of ``attention``."""
+    """A whole model. ``layers[i]`` names the kind of layer i: "sliding" or "full", keys of ``attention``.
+
+    ``backbone_size``: of a drafter, the hidden size of the model it drafts for; else None.
+    """
 
     architecture: str
     vocab_size: int
@@ -93,6 +98,7 @@ class ModelConfig:
     vision: VisionConfig | None = None
     audio: AudioConfig | None = None
     bidirectional_images: bool = False
+    backbone_size: int | None = None
 
     def layer(self, index: int) -> AttentionConfig:
         """The attention of layer ``index``."""
@@ -100,7 +106,7 @@ class ModelConfig:
 
 
 def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
-    """Read a Hugging Face ``config.json`` (``gemma4_unified`` or ``gemma3_text``).
+    """Read a Hugging Face ``config.json`` (``gemma4_unified``, its drafter, or ``gemma3_text``).
 
     Raises:
         BadCheckpoint: another architecture, a feature this decoder does not have, or a missing key (named).
@@ -111,6 +117,8 @@ def config_from_hf(raw: Mapping[str, Any]) -> ModelConfig:
             return _gemma4(raw)
         if kind == "gemma3_text":
             return _gemma3(raw)
+        if kind == DRAFTER:
+            return _drafter(raw)
     except KeyError as error:
         raise BadCheckpoint(
             f"config.json of this {kind} checkpoint lacks {error}.", "Fetch the checkpoint again."
@@ -145,6 +153,18 @@ def _gemma4(raw: Mapping[str, Any]) -> ModelConfig:
         audio=_audio(raw.get("audio_config")),
         bidirectional_images=text.get("use_bidirectional_attention") == "vision",
     )
+
+
+def _drafter(raw: Mapping[str, Any]) -> ModelConfig:
+    if raw.get("use_ordered_embeddings"):
+        raise BadCheckpoint(
+            "This drafter finds its tokens by centroids, which this decoder does not have.",
+            "Use the drafter of a Gemma 4 Unified model such as google/gemma-4-12B-it-assistant.",
+        )
+    # All its layers share keys and values: with the model it drafts for.
+    text = {**raw["text_config"], "num_kv_shared_layers": 0}
+    config = _gemma4({**raw, "text_config": text})
+    return replace(config, architecture=DRAFTER, logit_softcap=None, backbone_size=raw["backbone_hidden_size"])
 
 
 def _refuse_unknown_features(text: Mapping[str, Any]) -> None:

@@ -64,6 +64,9 @@ def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         for name, shape in _layer_shapes(config, config.layer(index)).items():
             shapes[f"layers.{index}.{name}"] = shape
     shapes["norm.weight"] = (config.hidden_size,)
+    if config.backbone_size is not None:
+        shapes["pre_projection.weight"] = (config.hidden_size, 2 * config.backbone_size)
+        shapes["post_projection.weight"] = (config.backbone_size, config.hidden_size)
     return {**shapes, **_media_shapes(config)}
 
 
@@ -73,11 +76,13 @@ def _layer_shapes(config: ModelConfig, attention: AttentionConfig) -> dict[str, 
     norms = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
     shapes: dict[str, tuple[int, ...]] = {f"{norm}.weight": (hidden,) for norm in norms}
     shapes["self_attn.q_proj.weight"] = (queries, hidden)
-    shapes["self_attn.k_proj.weight"] = (keys, hidden)
-    if not attention.value_from_key:
-        shapes["self_attn.v_proj.weight"] = (keys, hidden)
+    shapes["self_attn.q_norm.weight"] = (attention.head_dim,)
+    if config.backbone_size is None:  # a drafter looks at the keys and values of its model
+        shapes["self_attn.k_proj.weight"] = (keys, hidden)
+        shapes["self_attn.k_norm.weight"] = (attention.head_dim,)
+        if not attention.value_from_key:
+            shapes["self_attn.v_proj.weight"] = (keys, hidden)
     shapes["self_attn.o_proj.weight"] = (hidden, queries)
-    shapes["self_attn.q_norm.weight"] = shapes["self_attn.k_norm.weight"] = (attention.head_dim,)
     shapes["mlp.gate_proj.weight"] = shapes["mlp.up_proj.weight"] = (inner, hidden)
     shapes["mlp.down_proj.weight"] = (hidden, inner)
     if config.layer_scalar:

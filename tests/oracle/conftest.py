@@ -219,6 +219,18 @@ def _random_tensor(name, shape, random):
     return normal(0.0, 1.5 * shape[-1] ** -0.5)
 
 
+@pytest.fixture(scope="session")
+def random_tensor():
+    """``random_tensor(name, shape, generator)``"""
+    return _random_tensor
+
+
+@pytest.fixture(scope="session")
+def text_config():
+    """The tiny model's, as transformers takes it."""
+    return dict(TEXT_CONFIG)
+
+
 @dataclass(frozen=True)
 class Tiny:
     """``model``: transformers' (float32, eager attention); ``path``: the sharded checkpoint that it wrote."""
