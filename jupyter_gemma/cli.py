@@ -6,14 +6,16 @@ What a command needs is imported in its function, so that each starts fast and n
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
-import logging
 import signal
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jupyter_gemma.errors import BadOption, GemmaError, ServerStartFailed
+from jupyter_gemma.errors import BadOption, GemmaError, ServerError, ServerStartFailed
 from jupyter_gemma.settings import Settings, load_settings, parse_setting
 from jupyter_gemma.types import Engine, ModelCard, Progress, ProgressCallback
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from jupyter_gemma.server.worker import Worker
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FOLLOW_SECONDS = 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,8 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = add("serve", _serve, "Run the model server here until Ctrl-C.")
     serve.add_argument("--detach", action="store_true", help="Start it in the background instead, unless one runs.")
+    serve.add_argument("--log", help="File to write the log into, instead of stderr; it is rotated.")
     add("status", _status, "Say whether the model server runs and what it does.")
     add("stop", _stop, "End the model server.")
+    logs = add("logs", _logs, "Print the end of the log of the server in the background.")
+    logs.add_argument("-n", "--lines", type=int, default=50, help="How many lines.")
+    logs.add_argument("-f", "--follow", action="store_true", help="Go on until Ctrl-C.")
+    add("doctor", _doctor, "Look for what could be in the way, and say the way out.")
     load = add("load", _load, "Load a model into the server, starting it if need be.")
     load.add_argument("name", nargs="?", default="", help="Its name; by default the one that would be used.")
     add("unload", _unload, "Free the memory of the loaded model.")
@@ -99,15 +107,16 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> None:
             "Use it, or end it first: jupyter gemma stop",
         )
     print(f"Serving; the address and the token are in {server_file(settings)}.", flush=True)
-    _run_server(settings)
+    _run_server(settings, Path(arguments.log) if arguments.log else None)
 
 
-def _run_server(settings: Settings) -> None:
+def _run_server(settings: Settings, log: Path | None) -> None:
     from importlib.metadata import version
 
     from jupyter_gemma.server.app import serve
+    from jupyter_gemma.server.log import set_up
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up(settings.log_prompts, log)
     signal.signal(signal.SIGTERM, _exit)
     serve(_worker(settings), settings, version("jupyter-gemma"))
 
@@ -157,13 +166,44 @@ def _status(settings: Settings, arguments: argparse.Namespace) -> None:
     from jupyter_gemma.client import Client
 
     status = Client(settings).status()
-    print("\n".join(f"{key}: {value}" for key, value in status.items() if value not in (None, "")))
+    engine = status.pop("engine", None) or {}
+    for key, value in {**status, **engine}.items():
+        if value not in (None, ""):
+            print(f"{key}: {_size(value) if key.endswith(('_bytes', '_limit')) else value}")
 
 
 def _stop(settings: Settings, arguments: argparse.Namespace) -> None:
     from jupyter_gemma.client import Client
 
     print("The model server ends." if Client(settings).stop_server() else "No model server is running.")
+
+
+def _logs(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.discovery import log_file
+
+    path = log_file(settings)
+    if not path.exists():
+        raise ServerError(
+            f"There is no log {path}.", "A server in the background writes one: jupyter gemma serve --detach"
+        )
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        print("".join(collections.deque(stream, maxlen=max(arguments.lines, 0))), end="", flush=True)
+        while arguments.follow:
+            print(stream.read(), end="", flush=True)
+            time.sleep(FOLLOW_SECONDS)
+
+
+def _doctor(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.doctor import examine
+
+    ill = 0
+    for finding in examine(settings):
+        print(f"{'ok ' if finding.well else 'BAD'}  {finding.name}: {finding.seen}", flush=True)
+        if not finding.well:
+            ill += 1
+            print(f"     {finding.fix}", flush=True)
+    if ill:
+        raise ServerError(f"{ill} thing{'s' if ill > 1 else ''} to look at.")
 
 
 def _load(settings: Settings, arguments: argparse.Namespace) -> None:

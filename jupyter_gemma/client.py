@@ -7,6 +7,7 @@ server instead and never starts anything.
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,11 +16,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jupyter_gemma.discovery import ServerInfo, find_or_start, running_server
-from jupyter_gemma.errors import BadOption, RequestError, ServerError, ServerLost, from_wire
+from jupyter_gemma.errors import (
+    BadOption,
+    NotAuthorized,
+    RequestError,
+    ServerError,
+    ServerLost,
+    UnknownModel,
+    UnsupportedInput,
+    from_wire,
+)
+from jupyter_gemma.probe import FEATURES, features_of, foreign_body, shows, trial_of, whole
 from jupyter_gemma.settings import Settings
 from jupyter_gemma.types import Chunk, ModelCard, ProgressCallback, Request
 from jupyter_gemma.wire.answer import AnswerDecoder, card_from_json
-from jupyter_gemma.wire.request import MAX_BODY_BYTES, request_body
+from jupyter_gemma.wire.request import CLIENT_HEADER, MAX_BODY_BYTES, request_body
+from jupyter_gemma.wire.transcript import TranscriptDecoder, upload
 
 if TYPE_CHECKING:
     import httpx
@@ -66,6 +78,8 @@ class Client:
     def __init__(self, settings: Settings, on_progress: ProgressCallback | None = None) -> None:
         self.settings = settings
         self._on_progress = on_progress
+        self._name = secrets.token_hex(8)  # clients take turns
+        self._abilities: dict[tuple[str, str, str], bool] = {}
 
     def stream(self, request: Request, hangup: Hangup | None = None) -> Iterator[Chunk]:
         """The answer, piece by piece; progress comes as chunks of its own, the last one has the finish and usage.
@@ -76,9 +90,11 @@ class Client:
         Raises:
             GemmaError: what the server met, as the same class.
             ServerLost: the connection broke; the next call starts a new server.
+            UnsupportedInput: the server of ``base_url`` lacks something that the request uses.
         """
-        base, headers = self._address()
-        body = _encode(request_body(self._named(request)))
+        base, headers = self._address(request.client)
+        request = self._named(request)
+        body = _encode(self._body(request))
         decoder = AnswerDecoder()
         with _lines("POST", f"{base}/chat/completions", headers, body, hangup) as lines:
             for line in lines:
@@ -89,8 +105,49 @@ class Client:
 
     def models(self) -> list[ModelCard]:
         """The cards of the models that the server offers."""
-        base, headers = self._address()
-        return [card_from_json(entry) for entry in _call("GET", f"{base}/models", headers).get("data") or []]
+        return [card_from_json(entry) for entry in self._entries()]
+
+    def transcribe(self, request: Request, hangup: Hangup | None = None) -> Iterator[Chunk]:
+        """What is said in the one clip of ``request``, however long; its text is context.
+
+        Chunks have progress or a segment; the last one has the finish and usage. Ends and raises as :meth:`stream`.
+        """
+        base, headers = self._address(request.client)
+        request = self._named(request)
+        content, kind = upload(request)
+        decoder = TranscriptDecoder()
+        headers["Content-Type"] = kind
+        try:
+            with _lines("POST", f"{base}/audio/transcriptions", headers, content, hangup) as lines:
+                for line in lines:
+                    yield from decoder.feed(line)
+        except UnknownModel as error:
+            if not self.settings.base_url:
+                raise
+            raise UnsupportedInput(
+                f"The server at {base} writes no transcripts.", "Ask it about the clip, or unset base_url."
+            ) from error
+        if not decoder.finished:
+            raise _lost("it ended before the transcript was complete")
+
+    def render(self, request: Request) -> dict[str, Any]:
+        """The exact prompt of ``request`` ("prompt"), and its tokens ("prompt_tokens", "text_tokens", ...).
+
+        Raises:
+            GemmaError: as :meth:`stream`. BadOption: with ``base_url``, whose server does not tell.
+        """
+        request = replace(request, model=request.model or self.settings.model)
+        return self._local_call("render", request_body(request))
+
+    def tokenize(self, text: str, model: str = "") -> list[int]:
+        """Token ids of ``text`` alone. Raises as :meth:`render`."""
+        found: list[int] = self._local_call("tokenize", {"text": text, "model": model or self.settings.model})["tokens"]
+        return found
+
+    def abilities(self) -> dict[str, bool]:
+        """Whether the server has each of :data:`~jupyter_gemma.probe.FEATURES`; one of ``base_url`` is tried out."""
+        model = self._named(Request(())).model
+        return {feature: self._has(feature, model) for feature in FEATURES}
 
     def status(self) -> dict[str, Any]:
         """What the server does, see :meth:`Worker.status`; ``state`` is also "stopped" (none runs) or "remote"."""
@@ -100,6 +157,10 @@ class Client:
         if server is None:
             return {"state": "stopped", "model": ""}
         return {**_call("GET", f"{server.url}/gemma/status", _authorized(server.token)), "url": server.url}
+
+    def _local_call(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        server = self._local(start=True)
+        return _call("POST", f"{server.url}/gemma/{name}", _authorized(server.token), _encode(body))
 
     def load(self, name: str = "", on_progress: ProgressCallback | None = None) -> dict[str, Any]:
         """Load a model ("": ``settings.model``, else the server's default); the status then.
@@ -144,13 +205,63 @@ class Client:
             )
         return find_or_start(self.settings, self._on_progress) if start else running_server(self.settings)
 
-    def _address(self) -> tuple[str, dict[str, str]]:
-        """Base of the OpenAI routes and the headers to send."""
+    def _address(self, name: str = "") -> tuple[str, dict[str, str]]:
+        """Base of the OpenAI routes and the headers to send: the key, and ``name`` or our own as the client's."""
+        caller = {CLIENT_HEADER: name or self._name}
         if self.settings.base_url:
             key = self.settings.api_key
-            return self.settings.base_url.rstrip("/"), _authorized(key) if key else {}
+            return self.settings.base_url.rstrip("/"), {**caller, **(_authorized(key) if key else {})}
         server: ServerInfo = self._local(start=True)
-        return f"{server.url}/v1", _authorized(server.token)
+        return f"{server.url}/v1", {**caller, **_authorized(server.token)}
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        """The body for the server that is asked; what a foreign one lacks is refused."""
+        used = features_of(request)
+        if not used or not self.settings.base_url or self._is_ours():
+            return request_body(request)
+        for feature in used:
+            if not self._has(feature, request.model):
+                raise UnsupportedInput(
+                    f"The server at {self.settings.base_url} {FEATURES[feature]} with the model {request.model}.",
+                    "Leave it out, or unset base_url to use the local server.",
+                )
+        return foreign_body(request)
+
+    def _is_ours(self) -> bool:
+        """Whether the server of ``base_url`` is one of ours: its models have cards."""
+        key = (self.settings.base_url, "", "")
+        if key not in self._abilities:
+            self._abilities[key] = any("card" in entry for entry in self._entries())
+        return self._abilities[key]
+
+    def _has(self, feature: str, model: str) -> bool:
+        """Whether the server has ``feature``; one of ``base_url`` is tried out, once."""
+        if not self.settings.base_url or self._is_ours():
+            return True
+        key = (self.settings.base_url, model, feature)
+        if key not in self._abilities:
+            self._abilities[key] = self._try(feature, model)
+        return self._abilities[key]
+
+    def _try(self, feature: str, model: str) -> bool:
+        trial = trial_of(feature)
+        if trial is None:
+            return False
+        try:
+            answer = self._whole(replace(trial.request, model=model))
+        except (RequestError, ServerError) as error:
+            if isinstance(error, ServerLost | NotAuthorized):
+                raise
+            return False
+        return shows(feature, answer, self._whole(replace(trial.plain, model=model)) if trial.plain else None)
+
+    def _whole(self, request: Request) -> dict[str, Any]:
+        base, headers = self._address()
+        return _call("POST", f"{base}/chat/completions", headers, _encode(whole(foreign_body(request))))
+
+    def _entries(self) -> list[dict[str, Any]]:
+        base, headers = self._address()
+        return list(_call("GET", f"{base}/models", headers).get("data") or [])
 
     def _named(self, request: Request) -> Request:
         """``request`` with the model that the settings name; a foreign server needs some name."""
@@ -182,8 +293,8 @@ def _encode(body: dict[str, Any]) -> bytes:
     return content
 
 
-def _call(method: str, url: str, headers: dict[str, str]) -> dict[str, Any]:
-    with _lines(method, url, headers) as lines:
+def _call(method: str, url: str, headers: dict[str, str], body: bytes | None = None) -> dict[str, Any]:
+    with _lines(method, url, headers, body) as lines:
         text = "\n".join(lines)
     try:
         answer = json.loads(text)
@@ -205,7 +316,7 @@ def _lines(
     import httpx
 
     timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
-    headers = {**headers, "Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", **headers}
     extensions = {"trace": hangup.watch} if hangup else {}
     try:
         local = httpx.URL(url).host in LOCAL_HOSTS

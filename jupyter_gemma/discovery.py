@@ -11,12 +11,13 @@ import http.client
 import json
 import os
 import platform
+import re
 import secrets
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,7 +55,7 @@ def server_file(settings: Settings) -> Path:
 
 
 def log_file(settings: Settings) -> Path:
-    """Where a server started in the background writes."""
+    """Where a server started in the background writes; what the one before it wrote has ``.1`` after the name."""
     return server_file(settings).with_suffix(".log")
 
 
@@ -145,41 +146,83 @@ def _alive(pid: int) -> bool:
 
 def _confirms(info: ServerInfo) -> bool:
     """Whether the server at the address accepts the token and is the process of the file, not a later one."""
-    address = urlsplit(info.url)
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=ANSWER_SECONDS)
     try:
-        connection.request("GET", "/gemma/status", headers={"Authorization": f"Bearer {info.token}"})
-        status = json.loads(connection.getresponse().read())
+        status = _ask(info, "GET", "/gemma/status")
         return bool(status.get("pid") == info.pid and status.get("started") == info.started)
     except TimeoutError as error:
         raise ServerLost(
             f"The model server (process {info.pid}) does not answer.", f"Wait, or end it: kill {info.pid}"
         ) from error
-    except (OSError, http.client.HTTPException, ValueError, AttributeError):
+    except (OSError, http.client.HTTPException, ValueError):
         return False
+
+
+def _ask(info: ServerInfo, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the server answers; ValueError if that is no JSON object."""
+    address = urlsplit(info.url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=ANSWER_SECONDS)
+    try:
+        headers = {"Authorization": f"Bearer {info.token}"}
+        connection.request(method, path, json.dumps(body) if body else None, headers)
+        answer = json.loads(connection.getresponse().read())
     finally:
         connection.close()
+    if not isinstance(answer, dict):
+        raise ValueError("no JSON object")  # noqa: TRY004 - like the other answers that are none
+    return answer
 
 
 # -- starting one ------------------------------------------------------------------------------------------------
 
 
 def find_or_start(settings: Settings, on_progress: ProgressCallback | None = None) -> ServerInfo:
-    """The running server, else a new one.
+    """The running server, else a new one; one of an older version is replaced as soon as it is idle.
 
     Raises:
         ServerNotRunning: there is none and ``settings.start_server`` is False.
         ServerStartFailed: the new one did not come up; the end of its log is quoted.
         ServerError, ServerLost: see :func:`running_server`.
     """
-    if found := running_server(settings):
+    found = running_server(settings)
+    if found and not (settings.start_server and is_older(found.version)):
         return found
     if not settings.start_server:
         raise ServerNotRunning("No model server is running, and start_server is off.", "Run: jupyter gemma serve")
     report = on_progress or (lambda progress: None)
     deadline = time.monotonic() + settings.start_timeout
     with _start_lock(settings, deadline, report):
-        return running_server(settings) or _start(settings, deadline, report)
+        found = running_server(settings)
+        if found and is_older(found.version) and _retire(found, deadline, report):
+            found = None
+        return found or _start(settings, deadline, report)
+
+
+def is_older(version: str) -> bool:
+    """Whether a server of ``version`` is older than this client."""
+    from importlib.metadata import version as installed
+
+    return _release(version) < _release(installed("jupyter-gemma"))
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """ "1.10.0rc1" -> (1, 10, 0); what comes after a letter is not compared."""
+    return tuple(int(number) for number in re.findall(r"\d+", re.split("[a-z+]", version.lower())[0]))
+
+
+def _retire(info: ServerInfo, deadline: float, report: ProgressCallback) -> bool:
+    """End an older server once it is idle; whether it ended. One that is busy until the deadline is used as it is."""
+    while time.monotonic() < deadline:
+        try:
+            state = _ask(info, "POST", "/gemma/stop", {"if_idle": True}).get("state")
+        except (OSError, http.client.HTTPException, ValueError):
+            return not _alive(info.pid)
+        while state == "stopping" and _alive(info.pid) and _confirms(info):
+            time.sleep(POLL_SECONDS)
+        if state == "stopping":
+            return True
+        report(Progress(f"waiting for the answers of the older model server {info.version}"))
+        time.sleep(POLL_SECONDS)
+    return False
 
 
 @contextmanager
@@ -229,13 +272,14 @@ def _start(settings: Settings, deadline: float, report: ProgressCallback) -> Ser
 
 def _launch(settings: Settings) -> subprocess.Popen[bytes]:
     log = log_file(settings)
-    log.unlink(missing_ok=True)
+    if log.exists():
+        log.replace(log.with_suffix(".log.1"))
     options: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         options = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
     with _open_private(log, os.O_EXCL) as stream:
         return subprocess.Popen(
-            [sys.executable, "-m", "jupyter_gemma", "serve"],
+            [sys.executable, "-m", "jupyter_gemma", "serve", "--log", str(log.absolute())],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

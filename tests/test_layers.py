@@ -20,7 +20,9 @@ ALLOWED: dict[str, set[str]] = {
     "store": CONTRACT | {"settings", "cards"},
     "pull": CONTRACT | {"settings", "store"},
     "discovery": CONTRACT | {"settings"},
-    "client": CONTRACT | {"settings", "discovery", "wire"},
+    "probe": CONTRACT | {"wire"},
+    "client": CONTRACT | {"settings", "discovery", "probe", "wire"},
+    "doctor": CONTRACT | {"settings", "discovery", "store", "model"},
     "model": CONTRACT | {"settings", "kernels"},
     "engine": CONTRACT | {"settings", "model"},
     "server": CONTRACT | {"settings", "discovery", "wire"},
@@ -33,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
 COMPOSITION = "cli"  # builds and connects the objects, so it may import every layer
 HEAVY_LAYERS = {"model", "engine", "finetune"}
 HEAVY = {"torch", "transformers", "numba", "librosa", "accelerate", "tokenizers", "gguf", "jupyter_gemma_kernels"}
-NEVER_HEAVY = {"types", "errors", "settings", "echo", "wire", "cards", "store", "pull", "discovery", "client"}
+NEVER_HEAVY = {"types", "errors", "settings", "echo", "wire", "cards", "store", "pull", "discovery", "client", "probe"}
 NEVER_HEAVY |= {"server", "notebook", "lab", "__init__"}
 # Only these open connections: discovery and the client to a model server, pull to the hub.
 NETWORK = {

@@ -30,6 +30,7 @@ from jupyter_gemma.model.config import ModelConfig
 BUDGETS = (70, 140, 280, 560, 1120)
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 10**8
+MAX_SAMPLES = 5 * 10**7  # 200 MB; a few kilobytes of FLAC can hold more
 DEFAULT_BUDGET = 280
 DEFAULT_RATE = 16000
 
@@ -211,6 +212,11 @@ def _decode_sound(data: bytes, max_seconds: float) -> tuple[NDArray[np.float32],
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             _check_length(file.frames / file.samplerate, max_seconds)
+            if file.frames * file.channels > MAX_SAMPLES:
+                raise BadAudio(
+                    f"The clip has {file.channels} channels of {file.frames} samples; at most {MAX_SAMPLES} are read.",
+                    "Send one channel, at 16 kHz.",
+                )
             return file.read(dtype="float32", always_2d=True), file.samplerate
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless data without a format
         return _decode_elsewhere(data, max_seconds, error)

@@ -9,6 +9,7 @@ from typing import Any
 from jupyter_gemma.types import Chunk, FinishReason, ModelCard, Segment, TokenChance, Usage
 from jupyter_gemma.wire.answer import AnswerEncoder, Head, card_json, event, logprobs_json, progress_comment, usage_json
 from jupyter_gemma.wire.request import tool_call_json
+from jupyter_gemma.wire.transcript import transcript_text, transcript_usage
 
 
 def completion(head: Head, answers: Sequence[Iterable[Chunk]]) -> dict[str, Any]:
@@ -103,20 +104,6 @@ def model_list(cards: Sequence[ModelCard]) -> dict[str, Any]:
 # -- transcripts -------------------------------------------------------------------------------------------------
 
 
-def transcript_event(chunk: Chunk) -> str:
-    """The comments and events of a chunk of a streamed transcript; ``start`` and ``end`` (seconds) are ours."""
-    text = progress_comment(chunk.progress) if chunk.progress else ""
-    if found := chunk.segment:
-        delta = {"type": "transcript.text.delta", "delta": f"{found.text} "}
-        text += event({**delta, "start": found.start, "end": found.end})
-    return text
-
-
-def transcript_done(segments: Sequence[Segment], usage: Usage | None) -> str:
-    """The last event of a streamed transcript."""
-    return event({"type": "transcript.text.done", "text": transcript_text(segments), **_transcript_usage(usage)})
-
-
 def transcript(segments: Sequence[Segment], form: str, usage: Usage | None) -> dict[str, Any] | str:
     """A whole transcript in one of the formats of :mod:`jupyter_gemma.server.body`: an object, or text."""
     if form == "srt":
@@ -127,24 +114,10 @@ def transcript(segments: Sequence[Segment], form: str, usage: Usage | None) -> d
     if form == "text":
         return text + "\n"
     if form == "json":
-        return {"text": text, **_transcript_usage(usage)}
+        return {"text": text, **transcript_usage(usage)}
     duration = segments[-1].end if segments else 0.0
     listed = [{"id": number, **asdict(found)} for number, found in enumerate(segments)]
     return {"task": "transcribe", "language": "", "duration": duration, "text": text, "segments": listed}
-
-
-def transcript_text(segments: Sequence[Segment]) -> str:
-    """The words of all segments."""
-    return " ".join(found.text for found in segments if found.text)
-
-
-def _transcript_usage(usage: Usage | None) -> dict[str, Any]:
-    if usage is None:
-        return {}
-    details = {"text_tokens": usage.text_tokens, "audio_tokens": usage.audio_tokens}
-    counts = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
-    total = usage.prompt_tokens + usage.completion_tokens
-    return {"usage": {"type": "tokens", **counts, "total_tokens": total, "input_token_details": details}}
 
 
 def _caption(number: int | None, found: Segment, point: str) -> str:

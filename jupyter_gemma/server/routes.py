@@ -24,6 +24,7 @@ from jupyter_gemma.server.worker import Job, Worker
 from jupyter_gemma.types import Chunk, Engine, ModelCard, Request, Segment, Usage
 from jupyter_gemma.wire.answer import DONE, KEEP_ALIVE, AnswerEncoder, Head, event, progress_comment
 from jupyter_gemma.wire.request import CLIENT_HEADER, as_choice, choices_wanted, parse_completion, parse_request
+from jupyter_gemma.wire.transcript import transcript_done, transcript_event
 
 logger = logging.getLogger(__name__)
 KEEP_ALIVE_SECONDS = 5.0
@@ -148,8 +149,8 @@ class Routes:
         if order.stream:
             return await _streamed(
                 pieces,
-                lambda _, chunk: openai_api.transcript_event(chunk),
-                lambda: openai_api.transcript_done(answer.segments, answer.usage),
+                lambda _, chunk: transcript_event(chunk),
+                lambda: transcript_done(answer.segments, answer.usage),
             )
         await _collect(pieces, 1)
         found = openai_api.transcript(answer.segments, order.form, answer.usage)

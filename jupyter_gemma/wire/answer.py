@@ -143,7 +143,7 @@ class AnswerDecoder:
             ServerError: the line is no event of a chat completion.
         """
         if line.startswith(":"):
-            return _progress(line[1:])
+            return read_progress(line[1:])
         text = line.removeprefix("data:").strip()
         if not line.startswith("data:") or text == "[DONE]":
             return []
@@ -218,11 +218,12 @@ def _read_chance(entry: Mapping[str, Any]) -> TokenChance:
     return TokenChance(text, text.encode() if data is None else bytes(data), float(entry["logprob"]))
 
 
-def _progress(comment: str) -> list[Chunk]:
+def read_progress(comment: str) -> list[Chunk]:
+    """The chunk of a comment with progress; none for a comment of somebody else."""
     try:
         return [Chunk(progress=Progress(**json.loads(comment)["progress"]))]
     except (ValueError, TypeError, KeyError):
-        return []  # a comment of somebody else
+        return []
 
 
 def usage_from_json(content: Mapping[str, Any]) -> Usage:

@@ -100,8 +100,8 @@ def test_errors_are_the_clients_own_classes(client: Any) -> None:
     with pytest.raises(openai.NotFoundError, match="gpt-4") as unknown:
         create(model="gpt-4", messages=QUESTION)
     assert unknown.value.code == "model_not_found"
-    with pytest.raises(openai.BadRequestError, match="option n "):
-        create(model="echo", messages=QUESTION, n=2)
+    with pytest.raises(openai.BadRequestError, match="n is 99"):
+        create(model="echo", messages=QUESTION, n=99)
     with pytest.raises(openai.UnprocessableEntityError, match="broken on purpose"):
         create(model="echo-broken", messages=QUESTION)
     with pytest.raises(openai.APIError, match="broken on purpose"):

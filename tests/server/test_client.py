@@ -17,6 +17,7 @@ from jupyter_gemma.client import Client
 from jupyter_gemma.discovery import running_server
 from jupyter_gemma.echo import EchoEngine, Reply
 from jupyter_gemma.errors import (
+    BadAudio,
     BadImage,
     BadOption,
     GemmaError,
@@ -27,19 +28,26 @@ from jupyter_gemma.errors import (
     ServerLost,
     ServerNotRunning,
     UnknownModel,
+    UnsupportedInput,
 )
+from jupyter_gemma.probe import foreign_body
 from jupyter_gemma.settings import Settings
 from jupyter_gemma.types import (
+    AudioPart,
     Chunk,
+    Constraint,
+    Frame,
     ImagePart,
     Message,
     ModelCard,
     Progress,
     Request,
     Sampling,
+    Segment,
     TextPart,
     ToolCall,
     Usage,
+    VideoPart,
 )
 
 MakeWorker = Callable[..., Any]
@@ -175,6 +183,158 @@ def test_a_question_is_checked_before_it_is_sent(client: Client, monkeypatch: py
     monkeypatch.setattr(client_module, "MAX_BODY_BYTES", 50)
     with pytest.raises(RequestError, match="more than 50"):
         list(client.stream(ask()))
+
+
+# -- transcripts, prompts, tokens ---
+
+
+def clip_of(data: bytes = b"RIFF\r\n--\r\n", text: str = "", **options: Any) -> Request:
+    parts = (AudioPart(data), *([TextPart(text)] if text else []))
+    return Request((Message("user", parts),), **options)
+
+
+def test_a_transcript_comes_as_segments(settings: Settings, serving: Serving, make_worker: MakeWorker) -> None:
+    worker = make_worker({"a": EchoEngine()})
+    worker.find = lambda name: ModelCard("a", modalities=("text", "audio"))
+    serving(worker)
+    chunks = list(Client(settings).transcribe(clip_of(text="Names: Ada", sampling=Sampling(temperature=0.0))))
+    assert chunks[0] == Chunk(progress=Progress("loading a"))
+    segments = [chunk.segment for chunk in chunks if chunk.segment]
+    assert segments[0] == Segment(0.0, 1.0, "[sound")
+    assert " ".join(found.text for found in segments) == "[sound of 10 bytes] Names: Ada"
+    assert chunks[-1].finish == "stop"
+    assert chunks[-1].usage == Usage(text_tokens=2, audio_tokens=1, completion_tokens=6)
+
+
+def test_what_has_no_clip_is_not_transcribed(client: Client) -> None:
+    with pytest.raises(RequestError, match="0 clips"):
+        list(client.transcribe(ask()))
+    with pytest.raises(UnsupportedInput, match="a takes no sound"):
+        list(client.transcribe(clip_of()))
+
+
+def test_a_transcript_that_breaks_off_is_an_error(elsewhere: Callable[[str], Client]) -> None:
+    for answer, kind, named in (
+        (http_answer('data: {"type": "transcript.text.delta", "delta": "a"}\n'), ServerLost, "transcript was complete"),
+        (http_answer("data: {}\n"), ServerError, "cannot be read"),
+        (http_answer(f"data: {error('invalid_audio', 'Silent')}\n"), BadAudio, "Silent"),
+        (http_answer("", "404 Not Found"), UnsupportedInput, "writes no transcripts"),
+    ):
+        with canned(answer) as (url, _), pytest.raises(kind, match=named):
+            list(elsewhere(url).transcribe(clip_of(model="m")))
+
+
+def test_the_exact_prompt_and_tokens(client: Client) -> None:
+    found = client.render(ask("Hi there"))
+    assert found["prompt"] == "user: Hi there\n"
+    assert (found["prompt_tokens"], found["text_tokens"]) == (2, 2)
+    assert client.tokenize("a bcd") == [1, 3]
+    client.settings.base_url = "http://127.0.0.1:1/v1"
+    with pytest.raises(BadOption, match="base_url is set"):
+        client.render(ask())
+
+
+def test_clients_have_names_of_their_own(client: Client, engine: EchoEngine) -> None:
+    for asker in (client, client, Client(client.settings)):
+        list(asker.stream(ask()))
+    list(client.stream(ask(client="panel")))
+    names = [request.client for request in engine.requests]
+    assert names[0] == names[1] != names[2]
+    assert all(names)
+    assert names[3] == "panel"
+
+
+# -- what another server can do ---
+
+
+class Pretender:
+    """A server that answers as ``judge(body)`` says: the message's text, and the prompt's tokens."""
+
+    def __init__(self, judge: Callable[[dict[str, Any]], tuple[str, int] | None]) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self._judge = judge
+
+    def __call__(self, method: str, url: str, headers: dict[str, str], body: bytes | None = None) -> dict[str, Any]:
+        if method == "GET":
+            return {"data": [{"id": "m", "owned_by": "vllm"}]}
+        self.bodies.append(json.loads(body or b""))
+        found = self._judge(self.bodies[-1])
+        if found is None:
+            raise RequestError("extra fields not permitted")
+        choice = {
+            "message": {"content": found[0]},
+            "logprobs": {"content": [{}]} if "logprobs" in self.bodies[-1] else None,
+        }
+        return {"choices": [choice], "usage": {"prompt_tokens": found[1]}}
+
+
+def able(body: dict[str, Any]) -> tuple[str, int]:
+    """A server that can do everything."""
+    plain = isinstance(body["messages"][0]["content"], str)
+    longer = not plain or "tools" in body or "chat_template_kwargs" in body
+    form = body.get("response_format", {}).get("type")
+    text = {"json_object": '{"a": 1}', "json_schema": '{"k7": true}'}.get(form, "Hello")
+    text = "1234" if "regex" in body else body["choice"][0] if "choice" in body else text
+    return text, 20 if longer else 5
+
+
+def ignorant(body: dict[str, Any]) -> tuple[str, int]:
+    """A server that ignores what it does not know."""
+    return "Hello", 5
+
+
+def test_abilities_are_those_that_show(elsewhere: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    client = elsewhere("http://127.0.0.1:1/v1")
+    monkeypatch.setattr(client_module, "_call", Pretender(able))
+    found = client.abilities()
+    assert {name for name, there in found.items() if not there} == {"image_tokens"}
+    client = elsewhere("http://127.0.0.1:2/v1")
+    monkeypatch.setattr(client_module, "_call", Pretender(ignorant))
+    found = client.abilities()
+    assert {name for name, there in found.items() if there} == {"logprobs", "top_k", "min_p", "repetition_penalty"}
+
+
+def test_each_ability_is_tried_once(elsewhere: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    client = elsewhere("http://127.0.0.1:1/v1")
+    server = Pretender(lambda body: None if "tools" in body else ignorant(body))
+    monkeypatch.setattr(client_module, "_call", server)
+    for _ in range(2):
+        with pytest.raises(UnsupportedInput, match="takes no pictures with the model m"):
+            list(client.stream(Request((Message("user", (ImagePart(b"\x89PNG"),)),), model="m")))
+    assert len(server.bodies) == 2  # with a picture and without
+    with pytest.raises(UnsupportedInput, match="offers no tools"):
+        list(client.stream(ask(model="m", tools=({"type": "function", "function": {"name": "f"}},))))
+
+
+def test_a_plain_question_costs_no_trial(elsewhere: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_call", lambda *args: pytest.fail("something was tried"))
+    with canned(http_answer(f"data: {choice('stop', content='Hi')}\n")) as (url, _):
+        chunks = list(elsewhere(url).stream(ask(model="m", sampling=Sampling(temperature=0.0))))
+    assert chunks[0].text == "Hi"
+
+
+def test_another_server_is_asked_in_its_own_spelling() -> None:
+    video = VideoPart((Frame(0.5, b"\x89PNG1"), Frame(65.0, b"\x89PNG2")))
+    request = Request((Message("user", (TextPart("See"), video)),), thinking=True, constraint=Constraint("regex", "a+"))
+    body = foreign_body(request)
+    kinds = [(part["type"], part.get("text")) for part in body["messages"][0]["content"]]
+    assert kinds == [("text", "See"), ("text", "00:00 "), ("image_url", None), ("text", "01:05 "), ("image_url", None)]
+    assert body["chat_template_kwargs"] == {"enable_thinking": True}
+    assert body["structured_outputs"] == {"regex": "a+"}
+    assert "thinking" not in body
+
+
+def test_our_own_server_elsewhere_is_not_tried(
+    elsewhere: Callable[[str], Client], serving: Serving, make_worker: MakeWorker
+) -> None:
+    engine = EchoEngine()
+    server = serving(make_worker({"a": engine}))
+    client = elsewhere(f"{server.info.url}/v1")
+    client.settings.api_key = server.info.token
+    assert all(client.abilities().values())
+    list(client.stream(ask(image_tokens=70, constraint=Constraint("choice", ["a"]))))
+    assert len(engine.requests) == 1
+    assert engine.requests[0].constraint == Constraint("choice", ["a"])
 
 
 # -- the server's life ---
