@@ -15,6 +15,7 @@ from jupyter_gemma.notebook.display import SilentView, View, view_here
 from jupyter_gemma.notebook.items import text_item
 from jupyter_gemma.notebook.mapping import DASK, Mapped, Mapping, over_dask
 from jupyter_gemma.notebook.options import Options, from_keywords
+from jupyter_gemma.notebook.transcript import Wanted
 
 if TYPE_CHECKING:
     from jupyter_gemma.client import Client
@@ -72,12 +73,32 @@ class Gemma:
 
     def explain(self, value: Any, show: bool = True, **options: Any) -> Answer:
         """Explain a figure, picture or table."""
-        return self.asker.command("explain", (type(value).__name__, value), from_keywords(options), _view(show))
+        return self.asker.explain((type(value).__name__, value), from_keywords(options), _view(show))
 
-    def transcribe(self, clip: Any, rate: float | None = None, show: bool = True, **options: Any) -> Answer:
-        """Transcribe a clip: ``(samples, rate)``, a path, bytes, an ``Audio``, or samples with ``rate`` in Hz."""
+    def transcribe(
+        self,
+        clip: Any,
+        rate: float | None = None,
+        form: str = "",
+        language: str = "",
+        translate: str = "",
+        show: bool = True,
+        **options: Any,
+    ) -> Answer:
+        """Transcribe a clip of any length.
+
+        Args:
+            clip: ``(samples, rate)``, a path, bytes, an ``Audio``, or samples with ``rate`` in Hz.
+            rate: of ``clip``, if that is samples alone.
+            form: "" for text, "srt" or "vtt" for subtitles, "segments" for rows of start, end and text (``.frame``).
+            language: what is spoken, in words.
+            translate: the language to translate to, in words.
+            show: stream the answer into the cell, where there is one.
+            options: as of a call.
+        """
         value = clip if rate is None else (clip, rate)
-        return self.asker.command("transcribe", (type(clip).__name__, value), from_keywords(options), _view(show))
+        wanted = Wanted(form, language, translate)
+        return self.asker.transcribe((type(clip).__name__, value), wanted, from_keywords(options), _view(show))
 
     def map(self, values: Any, prompt: str, concurrency: int = 8, show: bool = True, **options: Any) -> Any:
         """Ask ``prompt`` about each of ``values``, several at a time; ``{}`` is where the value stands.

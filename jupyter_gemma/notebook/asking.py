@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,38 +22,57 @@ from jupyter_gemma.notebook.cache import AnswerCache
 from jupyter_gemma.notebook.context import compose, item_of
 from jupyter_gemma.notebook.conversation import Conversation
 from jupyter_gemma.notebook.display import SilentView, View, collect, draft_of
+from jupyter_gemma.notebook.exchange import ToolRun
 from jupyter_gemma.notebook.formats import form_of, schema_for, shown_as
 from jupyter_gemma.notebook.items import Item, Limits, text_item
 from jupyter_gemma.notebook.options import Options
-from jupyter_gemma.notebook.provenance import key_of, record_of
+from jupyter_gemma.notebook.provenance import digest, key_of, record_of
 from jupyter_gemma.notebook.tools import declaration, rounds
-from jupyter_gemma.types import AudioPart, Chunk, ImagePart, Message, ModelCard, Progress, Request, Sampling, TextPart
+from jupyter_gemma.notebook.transcript import Wanted, context_words, format_of, spoken, write
+from jupyter_gemma.types import (
+    AudioPart,
+    Chunk,
+    ImagePart,
+    Message,
+    ModelCard,
+    Progress,
+    Request,
+    Sampling,
+    Segment,
+    TextPart,
+)
 
 if TYPE_CHECKING:
     from jupyter_gemma.client import Client, Hangup
 
-# What a slash command says to models whose card has no words for it.
-WORDS = {
-    "explain": "Explain this plot: what it shows, its axes with their units, and what stands out.",
-    "transcribe": "Transcribe the audio.",
-}
+# What is said to models whose card has no words for it.
+EXPLAIN_WORDS = "Explain this plot: what it shows, its axes with their units, and what stands out."
 EXPLAIN_OTHER_WORDS = "Explain this: what it holds and what stands out."
+TRANSCRIBE_WORDS = "Transcribe the audio."
+# The longest clip that a model hears in one question.
+ONE_QUESTION_SECONDS = 30.0
 
 # A command takes a file by its name as well; anywhere else a string is text.
 MEDIA_SUFFIXES = audio.SUFFIXES | plots.SUFFIXES
 
 # An object and what to call it; "" for the words of the prompt itself.
 Labelled = tuple[str, Any]
+# The pieces of an answer, and what is done with it before it is shown for the last time.
+Pieces = tuple[Iterable[Chunk | ToolRun], Callable[[Answer], Answer]]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request that can be sent, the answer to come, and the key under which it is kept ("": it is not)."""
+    """A request that can be sent, the answer to come, and the key under which it is kept ("": it is not).
+
+    ``transcript``: the whole of a clip, however long, is to be written down; None for an ordinary question.
+    """
 
     request: Request
     draft: Answer
     options: Options
     key: str = ""
+    transcript: Wanted | None = None
 
     @property
     def message(self) -> Message:
@@ -169,15 +188,27 @@ class Asker:
             return view.finish(replace(question.draft, **kept))
         view.update(question.draft)
 
+        pieces, seal = self._transcript(question, hangup) if question.transcript else self._chat(question, hangup)
+        answer = collect(pieces, question.draft, view, seal)
+        if question.key and answer.finish == "stop":
+            self.cache.put(question.key, answer)
+        return answer
+
+    def _chat(self, question: Question, hangup: Hangup | None) -> Pieces:
         def stream(request: Request) -> Generator[Chunk, None, None]:
             yield from self.client.stream(request, hangup)
 
         options = question.options
-        pieces = rounds(stream, question.request, options.tools, options.max_calls)
-        answer = collect(pieces, question.draft, view, self._sealed)
-        if question.key and answer.finish == "stop":
-            self.cache.put(question.key, answer)
-        return answer
+        return rounds(stream, question.request, options.tools, options.max_calls), self._sealed
+
+    def _transcript(self, question: Question, hangup: Hangup | None) -> Pieces:
+        form = question.transcript.form if question.transcript else ""
+        segments: list[Segment] = []
+
+        def seal(answer: Answer) -> Answer:
+            return self._sealed(replace(answer, text=write(form, segments)))
+
+        return spoken(self.client.transcribe(question.request, hangup), segments), seal
 
     def _sealed(self, answer: Answer) -> Answer:
         """``answer`` with the weights that gave it in its record, where the server tells."""
@@ -185,24 +216,47 @@ class Asker:
         told = {name: status[name] for name in ("digest", "quantization") if status.get(name)}
         return replace(answer, record={**answer.record, **told}) if status.get("model") == answer.model else answer
 
-    def command(
-        self, name: str, subject: Labelled, options: Options, view: View, conversation: Conversation | None = None
+    def explain(
+        self, subject: Labelled, options: Options, view: View, conversation: Conversation | None = None
     ) -> Answer:
-        """Ask ``/explain`` or ``/transcribe`` about ``subject``, in the words that the model's card names.
+        """Ask to explain ``subject``, in the words that the model's card names."""
+        card = self.card(options.model)
+        label, item = _as_item(subject, options, card)
+        is_plot = any(isinstance(part, ImagePart) for part in item.parts)
+        words = card.prompts.get("explain", EXPLAIN_WORDS) if is_plot else EXPLAIN_OTHER_WORDS
+        return self.ask([(label, item), ("", text_item(words))], options, view, conversation)
+
+    def transcribe(
+        self,
+        subject: Labelled,
+        wanted: Wanted,
+        options: Options,
+        view: View,
+        conversation: Conversation | None = None,
+    ) -> Answer:
+        """Write down what is said in ``subject``.
+
+        A short clip is an ordinary question, in the words that the model's card names; a long one, or one whose
+        times are wanted, is cut by the server.
 
         Raises:
-            BadAudio: something else than a clip is to be transcribed.
+            BadAudio: ``subject`` is no clip.
         """
         self._view = view
         card = self.card(options.model)
-        label, value = subject
-        value = Path(value) if isinstance(value, str) and Path(value).suffix.lower() in MEDIA_SUFFIXES else value
-        item = item_of(value, limits_for(options, card))
-        kinds = {type(part) for part in item.parts}
-        if name == "transcribe" and AudioPart not in kinds:
+        label, item = _as_item(subject, options, card)
+        clips = [part for part in item.parts if isinstance(part, AudioPart)]
+        if not clips:
             raise BadAudio(f"{label} is no clip.", "Hand in (samples, rate), an Audio, or the path of a sound file.")
-        words = card.prompts.get(name, WORDS[name]) if {ImagePart, AudioPart} & kinds else EXPLAIN_OTHER_WORDS
-        return self.ask([(label, item), ("", text_item(words))], options, view, conversation)
+        if wanted == Wanted() and audio.seconds_of(clips[0].data) <= ONE_QUESTION_SECONDS:
+            words = card.prompts.get("transcribe", TRANSCRIBE_WORDS)
+            return self.ask([(label, item), ("", text_item(words))], options, view, conversation)
+        words = context_words(wanted) if card.extras else ""
+        message = Message("user", (clips[0], *([TextPart(words)] if words else [])))
+        question = self._question(card, [(label, item)], [message], options)
+        draft = replace(question.draft, format=format_of(wanted.form))
+        key = question.key and digest([question.key, "transcript", wanted.form])
+        return self.answer(replace(question, draft=draft, key=key, transcript=wanted), view)
 
     def again(self, answer: Answer, view: View, seed: int | None = None) -> Answer:
         """Ask the question of ``answer`` once more, as it was asked or with another ``seed``, and keep nothing."""
@@ -225,6 +279,12 @@ class Asker:
 def limits_for(options: Options, card: ModelCard) -> Limits:
     """The bounds of what is sent, by the user's wish and the model's habits."""
     return Limits(rows=options.rows, table_form=card.table_form, plot_text=card.extras)
+
+
+def _as_item(subject: Labelled, options: Options, card: ModelCard) -> tuple[str, Item]:
+    label, value = subject
+    value = Path(value) if isinstance(value, str) and Path(value).suffix.lower() in MEDIA_SUFFIXES else value
+    return label, item_of(value, limits_for(options, card))
 
 
 def _with_seed(sampling: Sampling) -> Sampling:

@@ -7,6 +7,7 @@ the engine's work, so nothing heavy loads here.
 from __future__ import annotations
 
 import io
+import math
 import numbers
 import wave
 from typing import Any
@@ -150,10 +151,16 @@ def from_display(clip: Any, limits: Limits) -> Item:
     return from_bytes(clip.data, limits)
 
 
-def note_of(data: bytes) -> str:
-    """ "clip S s", where the standard library can tell, else the size."""
+def seconds_of(data: bytes) -> float:
+    """The length of a WAV file; infinity where the standard library cannot tell."""
     try:
         with wave.open(io.BytesIO(data)) as file:
-            return f"clip {file.getnframes() / file.getframerate():.1f} s"
+            return float(file.getnframes() / file.getframerate())
     except (wave.Error, EOFError, ZeroDivisionError):
-        return f"clip, {len(data)} bytes"
+        return math.inf
+
+
+def note_of(data: bytes) -> str:
+    """ "clip S s", where the standard library can tell, else the size."""
+    seconds = seconds_of(data)
+    return f"clip {seconds:.1f} s" if math.isfinite(seconds) else f"clip, {len(data)} bytes"

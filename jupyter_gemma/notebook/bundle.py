@@ -115,7 +115,8 @@ def token_words(usage: Usage) -> str:
     """Tokens by modality: "12 text + 48 image tokens, 30 answered"."""
     counts = {"text": usage.text_tokens, "image": usage.image_tokens, "audio": usage.audio_tokens}
     words = " + ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return f"{words} tokens, {usage.completion_tokens} answered" if words else ""
+    answered = f", {usage.completion_tokens} answered" if usage.completion_tokens else ""
+    return f"{words} tokens{answered}" if words else ""
 
 
 def speed_words(usage: Usage) -> str:

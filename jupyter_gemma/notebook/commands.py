@@ -12,6 +12,7 @@ from typing import Any
 
 from IPython.core.error import UsageError
 
+from jupyter_gemma.errors import BadOption
 from jupyter_gemma.notebook import coding, transcript
 from jupyter_gemma.notebook.answer import Answer
 from jupyter_gemma.notebook.asking import Labelled
@@ -56,17 +57,18 @@ def _explain(session: Session, call: Call) -> Answer | None:
     if subject is None:
         wanted = {"plot": "picture", "frame": "table"}.get(call.argument, "picture or table")
         raise UsageError(f"No cell has shown a {wanted} yet. Name one: %gemma /explain fig")
-    return session.asker.command("explain", subject, call.options, call.view, session.conversation)
+    return session.asker.explain(subject, call.options, call.view, session.conversation)
 
 
 def _transcribe(session: Session, call: Call) -> Answer | None:
-    argument, wanted = transcript.parse(call.argument)
+    try:
+        argument, wanted = transcript.parse(call.argument)
+    except BadOption as error:
+        raise UsageError(str(error)) from error
     if not argument:
         raise UsageError("/transcribe needs a clip: %gemma /transcribe clip")
     subject = _subject(argument, call.scope)
-    if wanted == transcript.Wanted():
-        return session.asker.command("transcribe", subject, call.options, call.view, session.conversation)
-    return transcript.transcribe(session.asker, subject, wanted, call.options, call.view)
+    return session.asker.transcribe(subject, wanted, call.options, call.view, session.conversation)
 
 
 def _fix(session: Session, call: Call) -> Answer | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from jupyter_gemma.notebook.asking import Question
 from jupyter_gemma.notebook.bundle import fact_lines, fenced
 from jupyter_gemma.notebook.context import note_of
-from jupyter_gemma.types import Message, Request, TextPart
+from jupyter_gemma.types import Message, Request, TextPart, Usage
 
 if TYPE_CHECKING:
     from jupyter_gemma.client import Client
@@ -32,9 +32,16 @@ class Preview:
 
 
 def preview(client: Client, question: Question) -> Preview:
-    """The prompt of ``question`` as messages with a note for each picture and clip."""
-    text = "\n\n".join(map(_message, question.request.messages))
-    return Preview(text, tuple(fact_lines(question.draft)), question.request)
+    """The prompt of ``question`` as the model's template writes it, with its tokens by modality.
+
+    Another server does not tell what it makes of a question: of one at ``base_url`` the messages are shown.
+    """
+    facts = fact_lines(question.draft)
+    if client.settings.base_url:
+        return Preview("\n\n".join(map(_message, question.request.messages)), tuple(facts), question.request)
+    told = client.render(question.request)
+    counts = {name: int(told[name]) for name in ("text_tokens", "image_tokens", "audio_tokens")}
+    return Preview(told["prompt"], tuple(fact_lines(replace(question.draft, usage=Usage(**counts)))), question.request)
 
 
 def _message(message: Message) -> str:

@@ -1,4 +1,4 @@
-"""``/transcribe`` with options: segments with their times, as subtitles or as a table."""
+"""Transcripts: what is wanted of one, and segments with their times written as text, subtitles or rows."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from IPython.core.error import UsageError
+from jupyter_gemma.errors import BadOption
+from jupyter_gemma.types import Chunk, Segment
 
-from jupyter_gemma.errors import BadAudio
-from jupyter_gemma.notebook.answer import Answer
-from jupyter_gemma.notebook.asking import Asker, Labelled, limits_for
-from jupyter_gemma.notebook.context import item_of
-from jupyter_gemma.notebook.display import View, collect, draft_of
-from jupyter_gemma.notebook.options import Options
-from jupyter_gemma.types import AudioPart, Chunk, Message, Request, Segment, TextPart
-
+FORMS = ("", "srt", "vtt", "segments")
 FLAGS = ("--srt", "--vtt", "--segments", "--language", "--translate")
 
 
@@ -28,12 +22,21 @@ class Wanted:
     language: str = ""
     translate: str = ""
 
+    def __post_init__(self) -> None:
+        """Check the form.
+
+        Raises:
+            BadOption: there is no such form.
+        """
+        if self.form not in FORMS:
+            raise BadOption(f"form cannot be {self.form!r}.", "It must be srt, vtt, segments, or empty for text.")
+
 
 def parse(argument: str) -> tuple[str, Wanted]:
     """Split ``clip --srt --language French`` into the expression of the clip and what is wanted.
 
     Raises:
-        UsageError: an unknown option, or one without its value.
+        BadOption: an unknown option, or one without its value.
     """
     at = argument.find("--")
     if at < 0:
@@ -41,47 +44,25 @@ def parse(argument: str) -> tuple[str, Wanted]:
     wanted, words = Wanted(), iter(shlex.split(argument[at:]))
     for word in words:
         if word not in FLAGS:
-            raise UsageError(f"/transcribe has no option {word}. There are {', '.join(FLAGS)}, after the clip.")
+            raise BadOption(f"/transcribe has no option {word}.", f"There are {', '.join(FLAGS)}, after the clip.")
         name = word.removeprefix("--")
         if name in ("language", "translate"):
             value = next(words, "")
             if not value or value.startswith("--"):
-                raise UsageError(f"{word} needs a language: {word} French")
+                raise BadOption(f"{word} needs a language.", f"Write {word} French.")
             wanted = replace(wanted, **{name: value})
         else:
             wanted = replace(wanted, form=name)
     return argument[:at].strip(), wanted
 
 
-def transcribe(asker: Asker, subject: Labelled, wanted: Wanted, options: Options, view: View) -> Answer:
-    """The transcript of a clip of any length, in segments.
-
-    Raises:
-        BadAudio: ``subject`` is no clip.
-    """
-    label, value = subject
-    card = asker.card(options.model)
-    item = item_of(value, limits_for(options, card))
-    if not any(isinstance(part, AudioPart) for part in item.parts):
-        raise BadAudio(f"{label} is no clip.", "Hand in (samples, rate), an Audio, or the path of a sound file.")
-    words = _words(wanted) if card.extras else ""
-    parts = (*item.parts, *([TextPart(words)] if words else []))
-    request = Request((Message("user", parts),), model=card.name, sampling=options.sampling)
-    draft = replace(draft_of([(label, item)]), model=card.name, notice=card.notice, parts=parts, request=request)
-    segments: list[Segment] = []
-
-    def written(answer: Answer) -> Answer:
-        return replace(answer, text=write(wanted.form, segments), format=_shown_as(wanted.form))
-
-    return collect(_spoken(asker.client.transcribe(request), segments), draft, view, written)
-
-
-def _words(wanted: Wanted) -> str:
+def context_words(wanted: Wanted) -> str:
+    """What the model is told about the clip; "" for nothing."""
     spoken = f"The language is {wanted.language}. " if wanted.language else ""
     return spoken + (f"Translate it to {wanted.translate}." if wanted.translate else "")
 
 
-def _spoken(chunks: Iterable[Chunk], segments: list[Segment]) -> Iterator[Chunk]:
+def spoken(chunks: Iterable[Chunk], segments: list[Segment]) -> Iterator[Chunk]:
     """The chunks, with each finished segment as text to be seen meanwhile; it is also put into ``segments``."""
     for chunk in chunks:
         if chunk.segment is not None:
@@ -90,7 +71,8 @@ def _spoken(chunks: Iterable[Chunk], segments: list[Segment]) -> Iterator[Chunk]
         yield chunk
 
 
-def _shown_as(form: str) -> str:
+def format_of(form: str) -> str:
+    """The format of the answer that :func:`write` makes."""
     return {"srt": "text", "vtt": "text", "segments": "table"}.get(form, "markdown")
 
 

@@ -12,7 +12,7 @@ from jupyter_gemma.client import Hangup
 from jupyter_gemma.notebook.api import Gemma
 from jupyter_gemma.notebook.magics import GemmaMagics, load
 from jupyter_gemma.settings import Settings
-from jupyter_gemma.types import Chunk, ModelCard, Request, Usage
+from jupyter_gemma.types import Chunk, ModelCard, Progress, Request, Segment, Usage
 
 USAGE = Usage(text_tokens=7, image_tokens=48, completion_tokens=4, decode_seconds=0.5)
 
@@ -40,6 +40,7 @@ class FakeClient:
             ModelCard("base", instruct=False),
         ]
         self.requests: list[Request] = []
+        self.rendered: list[Request] = []
         self.closed_early = 0
 
     def models(self) -> list[ModelCard]:
@@ -47,6 +48,24 @@ class FakeClient:
 
     def status(self) -> dict[str, Any]:
         return {"state": "ready", "model": "demo"}
+
+    def render(self, request: Request) -> dict[str, Any]:
+        self.rendered.append(request)
+        return {"prompt": "<turn>user ...", "text_tokens": 5, "image_tokens": 48, "audio_tokens": 0}
+
+    def load(self, name: str = "", on_progress: Any = None) -> dict[str, Any]:
+        on_progress(Progress(f"loading {name or 'demo'}", 1, 2))
+        return {"state": "ready", "model": name or "demo"}
+
+    def unload(self) -> dict[str, Any]:
+        return {"state": "idle", "model": ""}
+
+    def transcribe(self, request: Request, hangup: Hangup | None = None) -> Iterator[Chunk]:
+        self.requests.append(request)
+        yield Chunk(progress=Progress("transcribing", 1, 2))
+        yield Chunk(segment=Segment(0.0, 1.5, "open the file"))
+        yield Chunk(segment=Segment(61.25, 3662.5, "close it"))
+        yield Chunk(finish="stop", usage=USAGE)
 
     def stream(self, request: Request, hangup: Hangup | None = None) -> Iterator[Chunk]:
         self.requests.append(request)

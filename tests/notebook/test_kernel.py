@@ -72,7 +72,11 @@ def test_gemma_is_there_without_a_word_and_the_server_warms_up(kernel):
 
 def test_completion_in_a_real_kernel(kernel):
     outputs(kernel, "speeds = [1, 2]")
-    for source, expected in (("%gemma --im", "--image-tokens"), ("%gemma /expl", "/explain"), ("%gemma {spe", "speeds")):
+    for source, expected in (
+        ("%gemma --im", "--image-tokens"),
+        ("%gemma /expl", "/explain"),
+        ("%gemma {spe", "speeds"),
+    ):
         reply = kernel.complete(source, reply=True, timeout=60)["content"]
         assert reply["matches"][:1] == [expected]
         assert source[: reply["cursor_start"]] + expected == source[: -len(source.split()[-1].lstrip("{"))] + expected
