@@ -67,6 +67,15 @@ class Settings(Configurable):
     ops = Enum(["auto", "plain"], "auto", help="plain: compute with ordinary torch only, no fast kernels.").tag(
         config=True
     )
+    speculation = Enum(
+        ["auto", "off", "lookup", "drafter"],
+        "auto",
+        help="Guess tokens and check several in one pass, with the same answers. lookup: guesses from the text so far; "
+        "drafter: from the model's own drafter; auto: whichever there is, where it pays.",
+    ).tag(config=True)
+    drafter = Unicode("", help="Folder of the drafter; empty: the model's name with -assistant, if that is there.").tag(
+        config=True
+    )
     threads = Int(0, help="CPU threads; 0: all physical cores.").tag(config=True)
 
     def _models_dir_default(self) -> str:

@@ -209,7 +209,8 @@ class EngineStatus:
 
     ``cache_bytes`` of ``cache_limit`` are reserved for keys and values of running and kept conversations.
     ``cache_hits`` requests found a part of their prompt there: ``cached_tokens`` in all. ``tokens_per_second`` were
-    written over the last seconds, by all answers together. ``digest`` names the weights, ``quantization`` their form;
+    written over the last seconds, by all answers together. Of ``drafted_tokens``, guessed and checked in one pass,
+    ``accepted_tokens`` were right. ``digest`` names the weights, ``quantization`` their form;
     ``weight_bytes`` is what they take.
     """
 
@@ -224,6 +225,8 @@ class EngineStatus:
     cache_bytes: int = 0
     cache_limit: int = 0
     cache_hits: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     digest: str = ""
     quantization: str = ""
     weight_bytes: int = 0

@@ -23,6 +23,7 @@ from jupyter_gemma.engine.prompt import BuiltPrompt, PromptBuilder
 from jupyter_gemma.engine.sampling import Sampler, SamplingDefaults, load_defaults
 from jupyter_gemma.engine.scheduler import Scheduler
 from jupyter_gemma.engine.sequence import Outbox, Sequence
+from jupyter_gemma.engine.speculate import Speculation, SpeculationChoice, plan_speculation
 from jupyter_gemma.engine.template import load_template
 from jupyter_gemma.engine.tokenizer import load_tokenizer
 from jupyter_gemma.engine.transcribe import transcribe
@@ -48,6 +49,7 @@ class GemmaEngine:
         cache_memory: bytes for keys and values of running and kept conversations.
         max_waiting: requests that may wait for their turn.
         cache_dtype: of stored keys and values; None: what suits the model.
+        speculation: how to draft answers; None: not at all.
         facts: digest, quantization and weight_bytes, as the status tells them.
     """
 
@@ -63,11 +65,13 @@ class GemmaEngine:
         max_waiting: int = 256,
         cache_dtype: torch.dtype | None = None,
         facts: EngineStatus | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.card = card
         self._facts = facts or EngineStatus()
         self.builder = builder
         self._defaults = defaults
+        self._speculation = speculation
         self._vocab_size = model.config.vocab_size
         self._stops = frozenset((*defaults.eos, *model.config.ids.eos))
         self._grammars = GrammarMaker(builder.tokenizer, self._stops)
@@ -118,7 +122,9 @@ class GemmaEngine:
     def _prepare(self, request: Request, cancel: threading.Event) -> Sequence:
         built = self.builder.build(request)
         answer = self._answer(request, built)
-        return Sequence(built, answer, cancel, Outbox(self._scheduler.wake), request.client)
+        speculator = None if self._speculation is None else self._speculation.begin(answer.ids)
+        outbox = Outbox(self._scheduler.wake)
+        return Sequence(built, answer, cancel, outbox, request.client, speculator=speculator)
 
     def _answer(self, request: Request, built: BuiltPrompt) -> Answer:
         grammar = None
@@ -158,6 +164,14 @@ def cache_memory(setting: str, device: str) -> int:
         return int(convert_file_size_to_int(setting))
     except ValueError:
         raise BadOption(f"cache_memory is {setting!r}.", 'Give a size as "4GB".') from None
+
+
+def drafter_folder(settings: Settings, card: ModelCard) -> Path | None:
+    """The folder of the model's drafter, if it has one here."""
+    if settings.drafter:
+        return Path(settings.drafter)
+    folder = Path(settings.models_dir) / f"{card.name}-assistant"
+    return folder if folder.is_dir() else None
 
 
 def load_engine(path: Path, card: ModelCard, settings: Settings, progress: ProgressCallback) -> GemmaEngine:
@@ -203,6 +217,9 @@ def load_engine(path: Path, card: ModelCard, settings: Settings, progress: Progr
         prefill_chunk=settings.prefill_chunk,
         cache_memory=cache_memory(settings.cache_memory, loaded.model.norm.weight.device.type),
         max_waiting=settings.max_waiting,
+        speculation=plan_speculation(
+            cast(SpeculationChoice, settings.speculation), loaded.model, drafter_folder(settings, card)
+        ),
         facts=EngineStatus(
             digest=loaded.digest,
             quantization=next((kind for kind in ("int4", "int8") if kind in loaded.kinds.values()), "none"),

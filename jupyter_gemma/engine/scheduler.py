@@ -37,7 +37,16 @@ HEADROOM = 256
 PATROL = 0.2
 #: Seconds over which the speed is told.
 SPEED_SECONDS = 10.0
-_TOTALS = ("requests", "steps", "prompt_tokens", "cached_tokens", "completion_tokens", "cache_hits")
+_TOTALS = (
+    "requests",
+    "steps",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "cache_hits",
+    "drafted_tokens",
+    "accepted_tokens",
+)
 
 #: Sequences and up to where they are computed.
 Work = list[tuple[Sequence, int]]
@@ -70,12 +79,16 @@ def plan(ready: list[Sequence], lane: Lane, served: Served) -> tuple[list[Sequen
     return writing, next(iter(in_turn(reading, lane, served)), None)
 
 
-def forward(model: Gemma, work: Work) -> list[tuple[Sequence, Tensor]]:
-    """One pass up to the given end of each sequence; scores [vocab] of the next token where that is its last."""
+def forward(model: Gemma, work: Work) -> list[tuple[Sequence, Tensor, Tensor]]:
+    """One pass up to the given end of each sequence, or of its draft.
+
+    Returns:
+        For each that has come to its end: the states [n, hidden] and scores [n, vocab] of its last token and its draft.
+    """
     ids: list[Tensor] = []
     soft: list[SoftTokens] = []
     spans: list[Span] = []
-    finished: list[tuple[Sequence, int]] = []
+    finished: list[tuple[Sequence, range]] = []
     count = 0
     device = model.norm.weight.device
     for sequence, end in work:
@@ -84,13 +97,16 @@ def forward(model: Gemma, work: Work) -> list[tuple[Sequence, Tensor]]:
         soft += [_moved(media, count, device) for media in prompt.soft]
         spans.append(span)
         count += span.count
-        if end == sequence.total:
-            finished.append((sequence, count - 1))
+        if end >= sequence.total:
+            finished.append((sequence, range(count - 1 - (end - sequence.total), count)))
     hidden: Tensor = model(model.embed(Prompt(torch.cat(ids).to(device), tuple(soft))), spans)
     if not finished:
         return []
-    rows = hidden if len(finished) == count else hidden[[row for _, row in finished]]
-    return [(sequence, scores) for (sequence, _), scores in zip(finished, model.logits(rows), strict=True)]
+    wanted = [row for _, rows in finished for row in rows]
+    hidden = hidden if len(wanted) == count else hidden[wanted]
+    sizes = [len(rows) for _, rows in finished]
+    parts = zip(finished, torch.split(hidden, sizes), torch.split(model.logits(hidden), sizes), strict=True)
+    return [(sequence, states, scores) for (sequence, _), states, scores in parts]
 
 
 def _moved(media: SoftTokens, offset: int, device: torch.device) -> SoftTokens:
@@ -203,7 +219,7 @@ class Scheduler:
         self._grow()
         ready = [sequence for sequence in self._active if not sequence.outbox.full()]
         writing, reading = plan(ready, self._lane, self._read)
-        work = [(sequence, sequence.total) for sequence in writing]
+        work = self._drafted(writing)
         if reading is not None and self._begin(reading):
             self._read = self._served(self._read, reading, self._lane)
             work.append((reading, reading.end_of_chunk(self._chunk)))
@@ -214,9 +230,19 @@ class Scheduler:
             scored = forward(self._model, work)
             if reading is not None and reading.pending:
                 reading.report("reading", reading.computed, reading.length)
-            for sequence, scores in scored:
-                self._write(sequence, scores)
+            for sequence, states, scores in scored:
+                self._write(sequence, states, scores)
         return True
+
+    def _drafted(self, writing: list[Sequence]) -> Work:
+        """The answers, each with a draft of how it may go on."""
+        work = []
+        for sequence in writing:
+            with self._ending([sequence]):
+                sequence.draft(self._chunk - 1, len(writing))
+                self._totals["drafted_tokens"] += len(sequence.drafted)
+                work.append((sequence, sequence.total + len(sequence.drafted)))
+        return work
 
     def _sweep(self) -> None:
         """Those whom nobody waits for leave."""
@@ -327,11 +353,12 @@ class Scheduler:
         with self._lock:
             self._waiting.insert(0, sequence)
 
-    def _write(self, sequence: Sequence, scores: Tensor) -> None:
+    def _write(self, sequence: Sequence, states: Tensor, scores: Tensor) -> None:
         with self._ending([sequence]):
-            sequence.take(scores)
-            self._speed.append((time.perf_counter(), 1))
-            self._totals["completion_tokens"] += 1
+            written = sequence.take(states, scores)
+            self._speed.append((time.perf_counter(), written))
+            self._totals["completion_tokens"] += written
+            self._totals["accepted_tokens"] += written - 1
             if sequence.answer.finish is not None:
                 self._leave(sequence)
 

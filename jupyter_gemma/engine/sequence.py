@@ -14,6 +14,7 @@ from torch import Tensor
 from jupyter_gemma.engine.answer import Answer
 from jupyter_gemma.engine.prefix import LEAST, Kept
 from jupyter_gemma.engine.prompt import BuiltPrompt, chunk_end, piece, whole
+from jupyter_gemma.engine.speculate import Place, Speculator
 from jupyter_gemma.errors import GemmaError
 from jupyter_gemma.model.cache import DEFAULT_SLACK, SequenceCache
 from jupyter_gemma.model.decoder import Prompt, Span
@@ -72,7 +73,7 @@ class Sequence:
     """A prompt and its answer. What lies between ``computed`` and ``total`` goes through the model next.
 
     ``begun``: it has its ``cache``, for which ``reserved`` positions and ``nbytes`` are set aside. ``cached`` positions
-    were found computed; ``place`` in the queue was reported last.
+    were found computed; ``place`` in the queue was reported last. ``drafted``: guesses of what comes after ``total``.
     """
 
     built: BuiltPrompt
@@ -89,6 +90,9 @@ class Sequence:
     began_at: float = 0.0
     first_at: float = 0.0
     marks: tuple[int, ...] = ()
+    speculator: Speculator | None = None
+    drafted: list[int] = field(default_factory=list)
+    _hidden: Tensor | None = None
     _blocks: Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,15 +154,50 @@ class Sequence:
         """What goes into the model to compute up to ``end``."""
         start = self.computed
         if start >= self.length:
-            return Prompt(torch.tensor(self.answer.ids[start:end])), Span(end - start, self.cache)
+            ids = [*self.answer.ids[start:], *self.drafted][: end - start]
+            return Prompt(torch.tensor(ids)), Span(end - start, self.cache)
         blocks = None if self._blocks is None else self._blocks[start:end]
         return piece(self.built.prompt, start, end), Span(end - start, self.cache, blocks)
 
-    def take(self, logits: Tensor) -> None:
-        """Choose the next token and hand over what it gives."""
+    def draft(self, most: int, company: int) -> None:
+        """Guess what comes next, at most ``most`` tokens; so many sequences are computed together."""
+        self.drafted = []
+        if self.speculator is not None and self._hidden is not None:
+            most = min(most, self.reserved - self.total, self.answer.limit - self.answer.written - 1)
+            self.drafted = self.speculator.draft(Place(self.answer.ids, self._hidden, self.cache), most, company)
+
+    def take(self, hidden: Tensor, logits: Tensor) -> int:
+        """Choose tokens as long as they are the drafted ones, and one more; hand over what they give.
+
+        Args:
+            hidden: [1 + drafted, hidden], the states of the last token and the drafted ones; ``logits``: theirs.
+
+        Returns:
+            The number of tokens chosen.
+        """
         if self.answer.written == 0:
             self.first_at = time.perf_counter()
-        self.outbox.put(self.answer.take(logits))
+        drafted, self.drafted = self.drafted, []
+        before, chosen, right = self.total, 0, True
+        while right and chosen <= len(drafted):
+            self.outbox.put(self.answer.take(logits[chosen]))
+            right = self.answer.finish is None and self.answer.ids[-1:] == drafted[chosen : chosen + 1]
+            chosen += 1
+        self._hidden = hidden[chosen - 1]
+        if drafted:
+            self._settle(drafted, before)
+        return chosen
+
+    def _settle(self, drafted: list[int], before: int) -> None:
+        """Take back what was computed of wrong guesses."""
+        accepted = 0
+        for guess, token in zip(drafted, self.answer.ids[before:], strict=False):
+            if guess != token:
+                break
+            accepted += 1
+        self.cache.rewind(before + accepted)
+        if self.speculator is not None:
+            self.speculator.learn(len(drafted), accepted)
 
     def report(self, phase: str, done: int, total: int = 0) -> None:
         """Hand progress over, unless the caller is behind."""
