@@ -6,7 +6,7 @@ BIN := .venv/bin
 NPM := $(if $(shell command -v node),$(shell command -v npm))
 NPM_RUN := $(NPM) --prefix labextension run
 
-.PHONY: demo test check fix panel build clean
+.PHONY: demo test check fix panel build bench clean
 
 demo: .venv/.demo .venv/.kernels  ## run the quickstart notebook and print each question and answer
 	$(BIN)/python examples/run.py examples/quickstart.ipynb
@@ -33,8 +33,12 @@ build: .venv/.dev  ## make the wheels and the sdist in dist/
 	$(BIN)/python -m build
 	$(BIN)/python -m build --wheel --outdir dist kernels/compute
 
+bench: .venv/.demo .venv/.oracle .venv/.kernels  ## measure speed and memory; wants 18 GB of disk, a quiet machine, 10 minutes
+	$(BIN)/jupyter-gemma bench --dir .bench --out .bench/result.json
+	$(BIN)/python -m jupyter_gemma.bench.plot .bench/result.json .bench/speed.png
+
 clean:  ## remove what tests, checks and builds leave; .venv stays
-	rm -rf dist build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf dist build .bench .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # The compute kernels want a C++ compiler; everything works without them, slower.

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument("name", nargs="?", help="Repository on the hub; by default Gemma 4 12B.")
     pull.add_argument("--revision", help="Branch, tag or commit; by default main.")
     add("rm", _rm, "Delete a downloaded model.").add_argument("name", help="Its name.")
+    bench = add("bench", _bench, "Measure speed and memory, with random weights of the real model's shape.")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="As decode or compare; by default all.")
+    bench.add_argument("--shape", default="12b-12", help='By default "12b-12", the first 12 layers of the 12B.')
+    bench.add_argument("--dir", help="Folder that keeps the files with weights for the next time (up to 18 GB).")
+    bench.add_argument("--quick", action="store_true", help="A tiny shape: checks that all can be run.")
+    bench.add_argument("--out", help="File for the figures, which are also the last line printed.")
     return parser
 
 
@@ -155,6 +163,7 @@ def _cards(settings: Settings) -> list[ModelCard]:
 
 
 def _load_engine(settings: Settings, name: str, progress: ProgressCallback) -> Engine:
+    _calm_threads()
     from jupyter_gemma.engine.engine import load_engine
     from jupyter_gemma.store import find_model, prepare
 
@@ -252,6 +261,31 @@ def _rm(settings: Settings, arguments: argparse.Namespace) -> None:
 
     model = remove_model(arguments.name, settings)
     print(f"{model.name} is deleted ({_size(model.size_bytes)}).")
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------
+
+
+def _bench(settings: Settings, arguments: argparse.Namespace) -> None:
+    _calm_threads()
+    from jupyter_gemma.bench.run import run
+    from jupyter_gemma.bench.subject import options
+
+    with tempfile.TemporaryDirectory(prefix="jupyter-gemma-bench-") as temporary, _ProgressLine() as report:
+        folder = Path(arguments.dir or temporary)
+        chosen = options(arguments.shape, folder, report, quick=arguments.quick, threads=settings.threads)
+        for line in run(arguments.names, chosen):
+            print(line, flush=True)
+    if arguments.out:
+        Path(arguments.out).write_text(f"{line}\n", encoding="utf-8")
+
+
+def _calm_threads() -> None:
+    """Let OpenMP's threads sleep when they have nothing to do. To be called before torch is loaded.
+
+    By default they go on spinning for a while, and take the cores from the threads of the compute kernels.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 # -- words for people --------------------------------------------------------------------------------------------

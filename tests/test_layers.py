@@ -28,12 +28,13 @@ ALLOWED: dict[str, set[str]] = {
     "server": CONTRACT | {"settings", "discovery", "wire"},
     "notebook": CONTRACT | {"settings", "client"},
     "lab": CONTRACT | {"settings", "client", "wire"},
+    "bench": CONTRACT | {"settings", "model", "engine", "store", "client"},
     "finetune": CONTRACT | {"settings", "model", "engine"},
     "__main__": {"cli"},
     "__init__": {"notebook", "lab"},
 }
 COMPOSITION = "cli"  # builds and connects the objects, so it may import every layer
-HEAVY_LAYERS = {"model", "engine", "finetune"}
+HEAVY_LAYERS = {"model", "engine", "bench", "finetune"}
 HEAVY = {"torch", "transformers", "numba", "librosa", "accelerate", "tokenizers", "gguf", "jupyter_gemma_kernels"}
 NEVER_HEAVY = {"types", "errors", "settings", "echo", "wire", "cards", "store", "pull", "discovery", "client", "probe"}
 NEVER_HEAVY |= {"server", "notebook", "lab", "__init__"}
