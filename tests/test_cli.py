@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from jupyter_gemma import doctor
 from jupyter_gemma import pull as pull_module
 from jupyter_gemma.cli import _ProgressLine, main
+from jupyter_gemma.client import Client
 from jupyter_gemma.discovery import read_server_file, running_server
 from jupyter_gemma.errors import UnknownModel
 from jupyter_gemma.settings import Settings, load_settings
 from jupyter_gemma.store import InstalledModel
-from jupyter_gemma.types import ModelCard, Progress, ProgressCallback
+from jupyter_gemma.types import Message, ModelCard, Progress, ProgressCallback, Request, TextPart
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,64 @@ def test_the_life_of_a_server(capsys: pytest.CaptureFixture[str], settings: Sett
     assert f"pid: {info.pid}" in out
     assert run(capsys, "unload")[1] == "No model is loaded now.\n"
     assert run(capsys, "stop")[1] == "The model server ends.\n"
+
+
+def test_the_log_tells_what_was_asked_for_but_not_what_was_said(
+    capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
+    assert run(capsys, "logs")[0] == 1
+    run(capsys, "serve", "--detach")
+    question = Request((Message("user", (TextPart("a secret question"),)),))
+    list(Client(settings).stream(question))
+    status, out, _ = run(capsys, "logs", "-n", "3")
+    assert status == 0
+    assert len(out.splitlines()) == 3
+    assert "/v1/chat/completions echo: stop after" in out
+    assert "tokens: 3 read (0 of them known), 3 written" in out
+    assert "secret" not in run(capsys, "logs", "-n", "1000")[1]
+    run(capsys, "stop")
+
+
+def test_prompts_are_logged_where_that_is_asked_for(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
+    run(capsys, "serve", "--detach", "--log-prompts", "true")
+    list(Client(settings).stream(Request((Message("user", (TextPart("a secret question"),)),))))
+    assert "a secret question" in run(capsys, "logs")[1]
+    run(capsys, "stop")
+
+
+def test_the_doctor_finds_nothing_or_says_the_way_out(
+    capsys: pytest.CaptureFixture[str], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "DISK_BYTES", 1)
+    monkeypatch.setattr(doctor, "_torch", lambda settings: iter(()))
+    status, out, _ = run(capsys, "doctor")
+    assert status == 0
+    assert "ok   server: none runs" in out
+    assert "ok   model demo:" in out
+    Path(settings.runtime_dir).mkdir(exist_ok=True)
+    Path(settings.runtime_dir).chmod(0o777)
+    monkeypatch.setattr(doctor, "DISK_BYTES", 10**18)
+    status, out, err = run(capsys, "doctor")
+    assert status == 1
+    assert f"BAD  runtime folder: {settings.runtime_dir} others can write there\n     chown and chmod 700" in out
+    assert "BAD  disk:" in out
+    assert err == "2 things to look at.\n"
+
+
+def test_the_doctor_looks_at_torch_and_the_kernels(settings: Settings) -> None:
+    found = {finding.name: finding for finding in doctor._torch(settings)}
+    assert set(found) == {"torch", "compute kernels", "memory"}
+    assert "threads" in found["torch"].seen
+    assert all(finding.well or finding.fix for finding in found.values())
+
+
+def test_the_doctor_survives_what_it_finds(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(settings: Settings) -> Iterator[Any]:
+        raise ImportError("no torch")
+
+    monkeypatch.setattr(doctor, "_torch", broken)
+    last = list(doctor.examine(settings))[-1]
+    assert (last.well, last.seen) == (False, "ImportError: no torch")
 
 
 def test_a_second_server_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +182,7 @@ def test_a_wrong_variable_is_wrong_usage_too(
 
 
 def test_every_setting_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("serve", "status", "stop", "load", "unload", "models", "pull", "rm"):
+    for command in ("serve", "status", "stop", "logs", "doctor", "load", "unload", "models", "pull", "rm"):
         status, out, _ = run(capsys, command, "--help")
         assert status == 0
         for name in Settings.class_trait_names(config=True):

@@ -88,14 +88,12 @@ class Served:
 
 
 @pytest.fixture
-def serving(
-    settings: Settings, wait_until: Callable[[Callable[[], object]], None]
-) -> Iterator[Callable[[Worker], Served]]:
+def serving(settings: Settings, wait_until: Callable[[Callable[[], object]], None]) -> Iterator[Callable[..., Served]]:
     """Serve a worker on a free port until the test ends; ``http`` sends the token."""
     running: list[Served] = []
 
-    def start(worker: Worker) -> Served:
-        thread = threading.Thread(target=serve, args=(worker, settings, "1.2.3"))
+    def start(worker: Worker, version: str = "1.2.3") -> Served:
+        thread = threading.Thread(target=serve, args=(worker, settings, version))
         thread.start()
         wait_until(lambda: running_server(settings))
         info = read_server_file(settings)

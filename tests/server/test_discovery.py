@@ -1,5 +1,6 @@
 """The server file, whom it is believed, and the start lock."""
 
+import importlib.metadata
 import json
 import os
 import socket
@@ -16,16 +17,17 @@ from jupyter_gemma import discovery
 from jupyter_gemma.discovery import (
     ServerInfo,
     find_or_start,
+    is_older,
     read_server_file,
     remove_server_file,
     running_server,
     server_file,
     write_server_file,
 )
-from jupyter_gemma.echo import EchoEngine
+from jupyter_gemma.echo import EchoEngine, Reply
 from jupyter_gemma.errors import ServerError, ServerLost, ServerNotRunning, ServerStartFailed
 from jupyter_gemma.settings import Settings, load_settings
-from jupyter_gemma.types import Progress
+from jupyter_gemma.types import Chunk, Progress
 
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows keeps the folder private")
 
@@ -138,6 +140,53 @@ def test_a_server_that_does_not_answer_is_not_replaced(settings: Settings, monke
         write_server_file(settings, entry(url=f"http://127.0.0.1:{silent.getsockname()[1]}"))
         with pytest.raises(ServerLost, match=f"process {os.getpid()}.* does not answer"):
             find_or_start(settings)
+
+
+@pytest.mark.parametrize(
+    ("version", "older"), [("0.0.9", True), ("99.0", False), ("0.0.1rc1", True), ("0.1.0", False), ("", True)]
+)
+def test_versions_are_compared_as_numbers(version: str, older: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1.0")
+    assert is_older(version) is older
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.10.0")
+    assert is_older("0.9.0")
+
+
+def test_an_idle_older_server_is_replaced(
+    settings: Settings, serving: Callable[..., Any], make_worker: Callable[..., Any]
+) -> None:
+    old = serving(make_worker({"echo": EchoEngine()}), "0.0.1")
+    found = find_or_start(settings)
+    assert found.pid != os.getpid()
+    assert found.version == importlib.metadata.version("jupyter-gemma")
+    old.thread.join(10)
+    assert not old.thread.is_alive()
+
+
+def test_a_busy_older_server_is_waited_for_and_used_if_it_stays_busy(
+    settings: Settings, serving: Callable[..., Any], make_worker: Callable[..., Any]
+) -> None:
+    long = Reply(tuple(Chunk(text=f"{number} ") for number in range(10_000)), delay=0.01)
+    old = serving(make_worker({"echo": EchoEngine(script=[long])}), "0.0.1")
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    seen: list[Progress] = []
+    with old.http.stream("POST", "/v1/chat/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(line for line in lines if '"content"' in line)
+        settings.start_timeout = 0.3
+        assert find_or_start(settings, seen.append) == old.info
+        assert {progress.phase for progress in seen} == {"waiting for the answers of the older model server 0.0.1"}
+    settings.start_timeout = 30
+    assert find_or_start(settings).pid != os.getpid()  # as soon as the answer is given up
+
+
+@pytest.mark.parametrize(("version", "may_start"), [("99.0", True), ("0.0.1", False)])
+def test_a_newer_server_is_used_and_an_older_one_where_none_may_be_started(
+    settings: Settings, serving: Callable[..., Any], make_worker: Callable[..., Any], version: str, may_start: bool
+) -> None:
+    settings.start_server = may_start
+    server = serving(make_worker({"echo": EchoEngine()}), version)
+    assert find_or_start(settings) == server.info
 
 
 def test_nothing_is_started_where_that_is_switched_off(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
