@@ -1,6 +1,7 @@
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
+  server: { fs: { allow: ['..'] } }, // tests/wire is read by both sides
   test: {
     environment: 'jsdom',
     include: ['test/**/*.spec.{ts,tsx}'],

@@ -67,6 +67,15 @@ class ChatHandler(StreamingHandler):
         await self.stream(lambda tell, hangup: self.client(tell).stream(request, hangup), encoder.encode)
 
 
+class RenderHandler(GemmaHandler):
+    """``POST render``: the exact prompt that a question becomes."""
+
+    @web.authenticated
+    async def post(self) -> None:
+        """Answer what Client.render says."""
+        await self.answer_with(lambda: self.client().render(parse_request(self.body())))
+
+
 class LoadHandler(StreamingHandler):
     """``POST load {"model": name}``: progress as it comes, then the status."""
 
@@ -167,6 +176,7 @@ ROUTES: Iterable[tuple[str, type[GemmaHandler]]] = (
     (r"/jupyter-gemma/status", StatusHandler),
     (r"/jupyter-gemma/models", ModelsHandler),
     (r"/jupyter-gemma/chat", ChatHandler),
+    (r"/jupyter-gemma/render", RenderHandler),
     (r"/jupyter-gemma/load", LoadHandler),
     (r"/jupyter-gemma/unload", UnloadHandler),
     (r"/jupyter-gemma/stop", StopHandler),

@@ -1,7 +1,20 @@
-import { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
-const plugin: JupyterFrontEndPlugin<void> = {
-  id: 'jupyter-gemma:plugin',
-  autoStart: true,
-  activate: (app: JupyterFrontEnd) => void app
-};
-export default plugin;
+/** All plugins; each stands in a file of its own. */
+import { cellsPlugin } from './plugins/cells';
+import { completionPlugin } from './plugins/completion';
+import { corePlugin } from './plugins/core';
+import { outputsPlugin } from './plugins/outputs';
+import { palettePlugin } from './plugins/palette';
+import { panelPlugin } from './plugins/panel';
+import { serverPlugin } from './plugins/server';
+import { statusPlugin } from './plugins/status';
+
+export default [
+  corePlugin,
+  panelPlugin,
+  serverPlugin,
+  outputsPlugin,
+  cellsPlugin,
+  statusPlugin,
+  completionPlugin,
+  palettePlugin
+];

@@ -1,1 +1,4 @@
 import './base.css';
+import './panel.css';
+import './answer.css';
+import './notebook.css';

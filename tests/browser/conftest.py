@@ -12,14 +12,26 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import nbformat
 import pytest
+
+from jupyter_gemma.discovery import running_server
+from jupyter_gemma.echo import ECHO_MODELS, EchoEngine, Reply, find_echo
+from jupyter_gemma.server.app import serve
+from jupyter_gemma.server.worker import Worker
+from jupyter_gemma.settings import load_settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
 
 ROOT = Path(__file__).parents[2]
 # Without these Chromium asks the network for its own updates.
@@ -32,7 +44,32 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    # The microphone is this clip, once; nobody is asked whether it may be used.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    f"--use-file-for-fake-audio-capture={ROOT / 'examples' / 'data' / 'command.wav'}%noloop",
 ]
+IMAGES = ROOT / "docs" / "images"
+# The execution indicator says idle before the kernel is connected, and a cell run then is dropped without a
+# word: wait for the application's own promises.
+READY = """async path => {
+  const until = async look => {
+    let found;
+    while (!(found = look())) {
+      await new Promise(resolve => setTimeout(resolve, 50));
+    }
+    return found;
+  };
+  const app = await until(() => window.jupyterapp);
+  await app.restored;
+  const panel = await until(() => {
+    const widget = app.shell.currentWidget;
+    return widget?.sessionContext && widget.context.path === path && widget;
+  });
+  await panel.context.ready;
+  await panel.sessionContext.ready;
+  await panel.sessionContext.session.kernel.info;
+}"""
 
 
 @dataclass
@@ -47,6 +84,70 @@ class Lab:
     def address(self, notebook: str) -> str:
         """Where a notebook opens in a clean workspace."""
         return f"{self.url}lab/tree/{notebook}?reset&token={self.token}"
+
+    def write(self, name: str, sources: Sequence[str]) -> str:
+        """Make a notebook of code cells; its name."""
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in sources],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        )
+        nbformat.write(notebook, self.work / name)
+        return name
+
+    def stop_model_server(self) -> None:
+        """End the model server, if one runs."""
+        command = [sys.executable, "-m", "jupyter_gemma", "stop"]
+        subprocess.run(command, env=self.environment, check=False, capture_output=True)
+
+
+class Notebook:
+    """A page with one open notebook and our panel."""
+
+    def __init__(self, page: Page, name: str) -> None:
+        self.page = page
+        self.name = name
+        self.panel = page.locator("#jupyter-gemma-panel")
+        self.composer = self.panel.get_by_role("textbox", name="Message")
+
+    def cell(self, index: int) -> Locator:
+        return self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell").nth(index)
+
+    def run(self, index: int) -> Locator:
+        """Run a cell; its outputs."""
+        self.cell(index).locator(".cm-content").click()
+        self.page.keyboard.press("Control+Enter")
+        return self.cell(index).locator(".jp-OutputArea-child")
+
+    def execute(self, command: str, **arguments: object) -> None:
+        """Run a command of JupyterLab."""
+        self.page.evaluate("([id, args]) => window.jupyterapp.commands.execute(id, args)", [command, arguments])
+
+    def open_panel(self) -> Locator:
+        self.page.evaluate("window.jupyterapp.commands.execute('jupyter-gemma:open')")
+        self.composer.wait_for()
+        return self.panel
+
+    def hover(self, output: Locator, button: str) -> None:
+        """Press one of the buttons that appear over an output."""
+        output.hover()
+        output.get_by_role("toolbar").get_by_role("button", name=button).click()
+
+    def ask(self, words: str) -> Locator:
+        """Send a question; its answer."""
+        before = self.panel.locator(".jg-Exchange").count()
+        self.composer.fill(words)
+        self.composer.press("Enter")
+        return self.panel.locator(".jg-Exchange").nth(before).locator(".jg-Answer")
+
+    def save(self) -> None:
+        self.page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+        self.page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
+
+    def shoot(self, name: str) -> None:
+        """Keep a picture of the page for the documents."""
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        self.page.mouse.move(5, 5)
+        self.page.screenshot(path=str(IMAGES / f"{name}.png"))
 
 
 def free_port() -> int:
@@ -105,6 +206,28 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         subprocess.run([sys.executable, "-m", "jupyter_gemma", "stop"], env=environment, check=False)
 
 
+@pytest.fixture
+def scripted(lab: Lab) -> Iterator[Callable[..., EchoEngine]]:
+    """``scripted(reply, …)``: a real model server with a scripted engine answers while the test runs."""
+    settings = load_settings({"runtime_dir": lab.environment["JUPYTER_RUNTIME_DIR"]}, environ={})
+    threads: list[threading.Thread] = []
+
+    def start(*script: Reply) -> EchoEngine:
+        lab.stop_model_server()
+        engine = EchoEngine(script=script)
+        worker = Worker(lambda name, progress: engine, lambda: ECHO_MODELS[:1], find_echo)
+        threads.append(threading.Thread(target=serve, args=(worker, settings, "0"), daemon=True))
+        threads[-1].start()
+        while running_server(settings) is None:
+            time.sleep(0.02)
+        return engine
+
+    yield start
+    lab.stop_model_server()
+    for thread in threads:
+        thread.join(10)
+
+
 def wait_for(url: str, token: str, process: subprocess.Popen[bytes], log: Path) -> None:
     request = urllib.request.Request(url, headers={"Authorization": f"token {token}"})
     deadline = time.monotonic() + 60
@@ -125,8 +248,9 @@ def browser():
     if program is None:
         reason = "needs Chromium on the path (Debian: apt install chromium)"
         pytest.fail(reason) if os.environ.get("GEMMA_REQUIRE_ALL") else pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, headless=True, args=CHROMIUM_ARGUMENTS)
         yield chromium
@@ -138,6 +262,21 @@ def page(browser):
     """A fresh page in a context of its own."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(30_000)
     yield page
     context.close()
+
+
+@pytest.fixture
+def opened(page: Page, lab: Lab) -> Callable[..., Notebook]:
+    """``opened(name, source, …)``: a new notebook of these cells, open and connected."""
+
+    def open_notebook(name: str, *sources: str) -> Notebook:
+        if sources:
+            lab.write(name, sources)
+        page.goto(lab.address(name))
+        page.locator("#jupyterlab-splash").wait_for(state="detached")
+        page.evaluate(READY, name)
+        return Notebook(page, name)
+
+    return open_notebook

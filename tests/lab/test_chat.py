@@ -110,3 +110,12 @@ async def test_four_streams_at_once(jp_fetch, model_server) -> None:
     model_server([Reply((Chunk(text="a"),), 0.05) for _ in range(8)])
     replies = await asyncio.gather(*(ask(jp_fetch) for _ in range(8)))
     assert ["".join(chunk.text for chunk in chunks_of(reply.body)) for reply in replies] == ["a"] * 8
+
+
+async def test_the_exact_prompt_is_shown_with_its_tokens(jp_fetch, model_server) -> None:
+    engine = model_server()
+    reply = await jp_fetch("jupyter-gemma", "render", method="POST", body=json.dumps(QUESTION))
+    said = json.loads(reply.body)
+    assert said["prompt"] == "user: one two three\n"
+    assert said["text_tokens"] == 3
+    assert engine.requests == []
