@@ -355,10 +355,12 @@ class Scheduler:
 
     def _write(self, sequence: Sequence, states: Tensor, scores: Tensor) -> None:
         with self._ending([sequence]):
-            written = sequence.take(states, scores)
+            before = sequence.answer.written
+            chosen = sequence.take(states, scores)
+            written = sequence.answer.written - before  # a token that ends the turn is chosen, not written
             self._speed.append((time.perf_counter(), written))
             self._totals["completion_tokens"] += written
-            self._totals["accepted_tokens"] += written - 1
+            self._totals["accepted_tokens"] += chosen - 1
             if sequence.answer.finish is not None:
                 self._leave(sequence)
 

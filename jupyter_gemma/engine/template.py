@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jupyter_gemma.engine.tokenizer import Tokenizer, gguf_file, read_json
 from jupyter_gemma.engine.turns import IMAGE, gemma3_turns, gemma4_turns, plain_text
-from jupyter_gemma.errors import BadCheckpoint, RequestError
+from jupyter_gemma.errors import BadCheckpoint, RequestError, UnsupportedInput
 from jupyter_gemma.model.gguf_head import read_head
 from jupyter_gemma.types import AudioPart, ImagePart, Message, TextPart, ToolCall, VideoPart
 
@@ -35,13 +35,14 @@ class Template:
     """Renders the messages of one model.
 
     ``tool_responses``: tool results stand inside the assistant message that asked for them (Gemma 4's form),
-    not in messages of the role "tool".
+    not in messages of the role "tool". ``tools``: whether it can declare tools.
     """
 
-    def __init__(self, write: Writer, special: Sequence[str], *, tool_responses: bool) -> None:
+    def __init__(self, write: Writer, special: Sequence[str], *, tool_responses: bool, tools: bool = True) -> None:
         self._write = write
         self._guard = _Guard(special)
         self._tool_responses = tool_responses
+        self._tools = tools
 
     def render(
         self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = (), thinking: bool = False
@@ -52,10 +53,13 @@ class Template:
 
         Raises:
             RequestError: there are no messages, or the template refuses them; its sentence is quoted.
+            UnsupportedInput: tools, where the template would leave them out.
             BadCheckpoint: the template itself is wrong or does what a template may not do.
         """
         if not messages:
             raise RequestError("There are no messages.", "Ask something.")
+        if tools and not self._tools:
+            raise UnsupportedInput("This model was not taught to call tools.", "Leave the tools out.")
         forms = [self._form(message) for message in messages]
         if self._tool_responses:
             forms = _join_responses(forms)
@@ -170,9 +174,10 @@ def load_template(path: Path, tokenizer: Tokenizer, *, instruct: bool, architect
     special = tuple(tokenizer.special)
     source = _source(path) if instruct else None
     if source is not None:
-        return Template(_compiled(source, tokenizer, path), special, tool_responses="tool_responses" in source)
+        writer, results_inside = _compiled(source, tokenizer, path), "tool_responses" in source
+        return Template(writer, special, tool_responses=results_inside, tools="tools" in source)
     write = _OURS.get(architecture, plain_text) if instruct else plain_text
-    return Template(write, special, tool_responses=write is gemma4_turns)
+    return Template(write, special, tool_responses=write is gemma4_turns, tools=write is not plain_text)
 
 
 def _source(path: Path) -> str | None:

@@ -119,9 +119,8 @@ def make_engine(watched: Watched, builder: PromptBuilder) -> Iterator[Callable[.
     """Engines around the watched model, closed at the end."""
     with contextlib.ExitStack() as stack:
 
-        def make(builder: PromptBuilder = builder, **options: Any) -> GemmaEngine:
-            card = ModelCard("demo")
-            engine = GemmaEngine(card, watched, builder, load_defaults(DEMO), **options)  # type: ignore[arg-type]
+        def make(card: ModelCard | None = None, builder: PromptBuilder = builder, **options: Any) -> GemmaEngine:
+            engine = GemmaEngine(card or ModelCard("demo"), watched, builder, load_defaults(DEMO), **options)  # type: ignore[arg-type]
             stack.callback(engine.close)
             stack.callback(_let_go, watched)
             return engine

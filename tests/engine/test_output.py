@@ -1,6 +1,10 @@
 """The output parser: whatever the pieces in which text arrives, the same chunks come out."""
 
+import re
+
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from jupyter_gemma.engine.output import OutputParser, parse_call
 from jupyter_gemma.types import ToolCall
@@ -75,6 +79,63 @@ def test_every_split_gives_the_same(name):
     text, stop, expected = CASES[name]
     for pieces in every_split(text):
         assert parse(pieces, stop) == expected, pieces
+
+
+ANY_TAG = r"<\|?(?:channel|tool_call|turn|bos|pad|think|eos)\|?>"
+# Texts of these hold everything that is nearly a tag.
+bits = st.lists(
+    st.sampled_from(["a", " ", "\n", "<", ">", "|", "<|", "|>", "<|chan", "nel>", "thought", "call:", "{", "é", "😀"])
+)
+plain = bits.map("".join)
+calls = st.builds(
+    lambda name, n: (f"<|tool_call>call:{name}{{n:{n}}}<tool_call|>", (name, {"n": n})),
+    st.sampled_from("fg"),
+    st.integers(),
+)
+parts = st.one_of(
+    st.tuples(st.just("text"), plain),
+    st.tuples(st.just("thinking"), plain),
+    st.tuples(st.just("call"), calls),
+    st.tuples(st.just("noise"), st.sampled_from(["<bos>", "<pad>", "<|think|>"])),
+)
+
+
+def written(kind, part):
+    if kind == "thinking":
+        return f"<|channel>thought\n{part}<channel|>"
+    return part[0] if kind == "call" else part
+
+
+@given(st.lists(parts), st.sampled_from(["", "<turn|>", "<eos>never"]), st.data())
+def test_nothing_leaks_and_nothing_is_lost(tagged, end, data):
+    """Any split of any text with tags gives back what was put between the tags, in its place and nowhere else."""
+    text = "".join(written(kind, part) for kind, part in tagged)
+    wanted = sum({"thinking": 2, "call": 2, "noise": 1}.get(kind, 0) for kind, _ in tagged)
+    assume(len(re.findall(ANY_TAG, text)) == wanted)  # no tag made of two neighbours
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text + end)), max_size=8)))
+    pieces = [(text + end)[start:stop] for start, stop in zip([0, *cuts], [*cuts, None], strict=True)]
+    found, thought, called, stopped = parse(pieces)
+    assert found == "".join(part for kind, part in tagged if kind == "text")
+    assert thought == "".join(part for kind, part in tagged if kind == "thinking")
+    assert [(call.name, call.arguments) for call in called] == [part[1] for kind, part in tagged if kind == "call"]
+    assert stopped == (end != "")
+
+
+@given(
+    st.text(alphabet="ab<", max_size=30),
+    st.lists(st.text(alphabet="ab<", min_size=1, max_size=4), max_size=3),
+    st.data(),
+)
+def test_the_stop_string_that_is_complete_first_ends_the_text(text, stops, data):
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, None], strict=True)]
+    expected = text
+    for end in range(len(text) + 1):
+        ended = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
+        if ended:
+            expected = text[: min(ended)]
+            break
+    assert parse(pieces, tuple(stops))[0] == expected
 
 
 def test_text_comes_as_soon_as_it_is_certain():
