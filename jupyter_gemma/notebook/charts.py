@@ -72,8 +72,8 @@ def from_vega_lite(spec: dict[str, Any], limits: Limits) -> Item:
 
     try:
         png = vl_convert.vegalite_to_png(vl_spec=spec, scale=2.0, allowed_base_urls=[])
-    except ValueError as error:
-        return _as_text(_vega_text(spec), f"chart as text ({str(error)[:80]})", limits)
+    except (ValueError, RuntimeError) as error:
+        return _as_text(_vega_text(spec), f"chart as text ({_reason(error)})", limits)
     return plots.from_bytes(png, limits)
 
 
@@ -116,8 +116,12 @@ def from_svg(data: bytes, limits: Limits) -> Item:
 
     try:
         return plots.from_bytes(vl_convert.svg_to_png(text), limits)
-    except ValueError as error:
-        return text_item(cut(text, limits.chars), f"SVG as text ({str(error)[:80]})")
+    except (ValueError, RuntimeError) as error:
+        return text_item(cut(text, limits.chars), f"SVG as text ({_reason(error)})")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0].strip()[:80]
 
 
 def from_svg_display(svg: Any, limits: Limits) -> Item:

@@ -33,6 +33,7 @@ class FakeClient:
                 notice="Often wrong.",
                 modalities=("text", "image", "audio"),
                 turns=False,
+                extras=False,
                 prompts={"explain": "Explain this plot.", "transcribe": "Transcribe it."},
                 table_form="columns",
             ),

@@ -21,8 +21,17 @@ def test_table(prompt, expected):
     assert shown(prompt.replace("⏎", "\n")) == expected.replace("⏎", "\n")
 
 
+def test_every_prompt_of_the_table_through_the_magic(run, shell, client, monkeypatch):
+    monkeypatch.setattr("jupyter_gemma.notebook.context.evaluate", lambda source, scope: f"«{source}»")
+    shell.user_ns.update(dict.fromkeys(KNOWN - {"Out", "_"}, 0))
+    for case in CASES:
+        prompt, expected = (text.replace("⏎", "\n") for text in (case[0], case[-1]))
+        run(f"%%gemma -m big --no-history --no-cache\n: {prompt}")
+        assert client.requests[-1].messages[-1].text == f": {expected}".strip()
+
+
 def test_table_is_large_enough_and_has_no_doubles():
-    assert len(CASES) >= 60
+    assert len(CASES) >= 200
     assert len({case[0] for case in CASES}) == len(CASES)
 
 
