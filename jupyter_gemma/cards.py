@@ -76,6 +76,8 @@ def _config_card(name: str, folder: Path) -> ModelCard:
     modalities: list[Modality] = ["text"]
     modalities += ["image"] if config.get("vision_config") else []
     modalities += ["audio"] if config.get("audio_config") else []
+    if config.get("model_type") == "gemma4_unified_assistant":
+        return ModelCard(name, title=name, instruct=False, notice="It only drafts for another model.")
     return ModelCard(name, title=name, modalities=tuple(modalities), instruct=_has_template(folder))
 
 

@@ -113,6 +113,8 @@ def test_a_broken_card_is_named_and_hides_nothing(settings: Settings, models_dir
 
 def test_cards_without_a_card(settings: Settings, models_dir: Path) -> None:
     put_model(models_dir, "seeing", config='{"vision_config": {"a": 1}, "audio_config": null}')
+    drafter = '{"model_type": "gemma4_unified_assistant"}'
+    put_model(models_dir, "drafting", config=drafter, tokenizer_config='{"chat_template": "x"}')
     put_model(models_dir, "talking", config='{"audio_config": {"a": 1}}', tokenizer_config='{"chat_template": "x"}')
     (models_dir / "bare.gguf").write_bytes(gguf_header(general__architecture="gemma3"))
     pair = models_dir / "pair"
@@ -123,6 +125,7 @@ def test_cards_without_a_card(settings: Settings, models_dir: Path) -> None:
     (pair / "mmproj.gguf").write_bytes(gguf_header(general__architecture="clip", **both))
     cards = {model.name: model.card for model in list_models(settings)}
     assert (cards["seeing"].modalities, cards["seeing"].instruct) == (("text", "image"), False)
+    assert not cards["drafting"].instruct, "it is never the default"
     assert (cards["talking"].modalities, cards["talking"].instruct) == (("text", "audio"), True)
     assert (cards["bare"].modalities, cards["bare"].instruct) == (("text",), False)
     assert (cards["pair"].modalities, cards["pair"].instruct) == (("text", "image", "audio"), True)

@@ -33,6 +33,7 @@ from jupyter_gemma.errors import BadOption
 from jupyter_gemma.model.cache import DEFAULT_SLACK, SequenceCache, cache_bytes
 from jupyter_gemma.model.checkpoint import load
 from jupyter_gemma.model.config import DRAFTER
+from jupyter_gemma.model.decoder import Prompt, Span
 from jupyter_gemma.model.drafter import Drafter
 from jupyter_gemma.settings import load_settings
 from jupyter_gemma.types import Constraint, ModelCard, Sampling
@@ -429,10 +430,30 @@ def test_a_model_drafts(both, ask, small, random_drafter):
     assert max(map(max, drafted[1:])) > 1
 
 
+@pytest.mark.usefixtures("of_small")
+def test_a_drafter_is_told_where_the_answer_stands(make_engine, ask, read, small):
+    """After right guesses and wrong ones: the state that chose the last token, and a cache of all before it."""
+    request = ask("Count", max_tokens=60, constraint=WORDS)
+    ids = written_ids(make_engine, read, request)
+    seen = []
+
+    class Noting(Scripted):
+        def propose(self, place, count):
+            with torch.inference_mode():
+                before = torch.tensor(place.ids[:-1])
+                afresh = small(small.embed(Prompt(before)), [Span(len(before), SequenceCache.for_model(small.config))])
+            seen.append((place.cache.length == len(before), float((afresh[-1] - place.hidden).abs().max())))
+            return [*ids[len(place.ids) :][: len(seen) % 4], 3][:count]
+
+    begin = SimpleNamespace(begin=lambda _: Speculator(Noting(None), FREE))
+    read(make_engine(speculation=begin), request).join()
+    assert len(seen) > 15
+    assert all(complete for complete, _ in seen)
+    assert max(error for _, error in seen) < 1e-3
+
+
 def test_a_draft_is_a_chain(small, random_drafter):
     """A longer draft begins like a shorter one, and the cache stays."""
-    from jupyter_gemma.model.decoder import Prompt, Span
-
     cache = SequenceCache.for_model(small.config)
     ids = torch.randint(100, 1000, (200,), generator=torch.Generator().manual_seed(0))
     hidden = small(small.embed(Prompt(ids)), [Span(200, cache)])[-1]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from jupyter_gemma.engine import speculate
 from jupyter_gemma.errors import BadCheckpoint
 from jupyter_gemma.model import checkpoint
 from jupyter_gemma.model.cache import SequenceCache
@@ -122,6 +123,13 @@ def test_quantised_by_the_kernels_it_still_drafts(cases, target, folder):
     _, rounded = our_draft(target, drafter, cases["text"].ids)
     assert (rounded[0] - scores[0]).abs().max() < 0.1 * scores[0].abs().max()
     assert len(exact) == DRAFT
+
+
+@pytest.mark.parametrize("choice", ["auto", "drafter"])
+def test_it_is_used_where_it_is_there(choice, target, folder, monkeypatch):
+    monkeypatch.setattr(speculate, "measure_rows", lambda model: (1.0,) * len(speculate.ROWS))
+    assert speculate.plan_speculation(choice, target, folder).drafter is not None
+    assert speculate.plan_speculation("lookup", target, folder).drafter is None
 
 
 # ------------------------------------------------------------------------------------------------ refusals
