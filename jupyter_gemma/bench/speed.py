@@ -15,7 +15,7 @@ from jupyter_gemma.model.weights import weight_shapes
 
 ROWS = (1, 2, 4, 8, 16)
 PROMPT = 256
-_PROMPTS = (64, PROMPT, 512)
+_PROMPTS = (64, PROMPT)
 _CONTEXTS = (64, 1024, 4096, 8192)
 
 

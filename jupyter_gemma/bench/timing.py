@@ -10,7 +10,7 @@ from dataclasses import dataclass
 #: Does its work once and returns the seconds that count.
 Side = Callable[[], float]
 
-_WARM_UP = 2
+_WARM_UP = 1
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def alternate(
     """Run all sides in turn, again and again, every other time in the opposite order.
 
     Args:
-        seconds: that it may take; at least ``least`` and at most ``most`` rounds are made all the same, after two
-            that do not count.
+        seconds: that it may take; at least ``least`` and at most ``most`` rounds are made all the same, after one
+            that does not count.
         pause: seconds between two sides, for threads of the last one that wait for more work without sleeping.
     """
     found: dict[str, list[float]] = {name: [] for name in sides}
