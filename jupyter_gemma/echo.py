@@ -41,6 +41,8 @@ ECHO_MODELS = (
     ModelCard("echo-broken", "Broken echo", "A test engine: it cannot be loaded.", ("text",)),
 )
 
+KEPT = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -55,7 +57,7 @@ class EchoEngine:
     """Answers by a script, then by naming what it got.
 
     ``steps`` counts the chunks begun, over all answers; ``cancelled`` says whether the last answer was cut short;
-    ``closed`` whether :meth:`close` was called; ``requests`` is what was asked.
+    ``closed`` whether :meth:`close` was called; ``requests`` is what was asked last (at most :data:`KEPT`).
     """
 
     def __init__(self, card: ModelCard = ECHO_MODELS[0], script: Sequence[Reply] = (), delay: float = 0.0) -> None:
@@ -64,7 +66,8 @@ class EchoEngine:
         self.steps = 0
         self.cancelled = False
         self.closed = threading.Event()
-        self.requests: list[Request] = []
+        self.requests: deque[Request] = deque(maxlen=KEPT)
+        self._asked = 0
         self._script = deque(script)
         self._active = 0
         self._lock = threading.Lock()
@@ -73,6 +76,7 @@ class EchoEngine:
         """See :meth:`jupyter_gemma.types.Engine.stream`. A scripted answer without a finish gets one."""
         with self._lock:
             self.requests.append(request)
+            self._asked += 1
             reply = self._script.popleft() if self._script else echo(request, self.delay)
             self._active += 1
         self.cancelled = False
@@ -118,7 +122,7 @@ class EchoEngine:
 
     def status(self) -> EngineStatus:
         """See :meth:`jupyter_gemma.types.Engine.status`."""
-        return EngineStatus(active=self._active, requests=len(self.requests), steps=self.steps, quantization="none")
+        return EngineStatus(active=self._active, requests=self._asked, steps=self.steps, quantization="none")
 
     def close(self) -> None:
         """See :meth:`jupyter_gemma.types.Engine.close`."""

@@ -16,6 +16,7 @@ import pytest
 from jupyter_gemma.discovery import ServerInfo, read_server_file
 from jupyter_gemma.echo import ECHO_MODELS, EchoEngine, Reply
 from jupyter_gemma.errors import BadCheckpoint, BadImage, ServerStartFailed
+from jupyter_gemma.server import app as server_app
 from jupyter_gemma.server import guard, routes
 from jupyter_gemma.server.app import create_app, serve
 from jupyter_gemma.server.worker import Worker
@@ -597,6 +598,12 @@ def test_a_unix_socket_takes_the_same_requests(
     server.http.post("/gemma/stop")
     server.thread.join(10)
     assert not path.exists()
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    with server_app._bind(0) as listener:
+        # asyncio switches Nagle's algorithm off only for sockets that name their protocol.
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_what_is_no_dead_socket_is_left_alone(settings: Settings, tmp_path: Path, make_worker: MakeWorker) -> None:
