@@ -29,8 +29,8 @@ export class Server implements IServer {
   async card(): Promise<ICard> {
     const { models, model } = await this._api.models();
     this.models = models;
-    const name = this.chosen || model;
-    return models.find(card => card.name === name) ?? models[0] ?? blankCard(name);
+    const name = this.chosen || this._resident() || model;
+    return models.find(card => card.name === name) ?? models.find(card => card.name === model) ?? blankCard(name);
   }
 
   /** Look now; also finds out whether the server extension is of our version. */
@@ -68,6 +68,11 @@ export class Server implements IServer {
     } finally {
       await this.refresh();
     }
+  }
+
+  /** A model that is in memory is asked rather than replaced. */
+  private _resident(): string {
+    return ['ready', 'busy', 'loading'].includes(this.status.state) ? this.status.model : '';
   }
 
   private _schedule(delay: number): void {

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 
+from jupyter_gemma import __version__
 from jupyter_gemma.discovery import running_server
 from jupyter_gemma.echo import ECHO_MODELS, EchoEngine, Reply, find_echo
 from jupyter_gemma.server.app import serve
@@ -94,6 +95,16 @@ class Lab:
         nbformat.write(notebook, self.work / name)
         return name
 
+    def serve_echo(self) -> subprocess.Popen[bytes]:
+        """Start a model server of its own process that answers with the echo models."""
+        self.stop_model_server()
+        command = [sys.executable, "-m", "jupyter_gemma", "serve", "--engine", "echo"]
+        process = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        settings = load_settings({"runtime_dir": self.environment["JUPYTER_RUNTIME_DIR"]}, environ={})
+        while running_server(settings) is None:
+            time.sleep(0.05)
+        return process
+
     def stop_model_server(self) -> None:
         """End the model server, if one runs."""
         command = [sys.executable, "-m", "jupyter_gemma", "stop"]
@@ -138,6 +149,19 @@ class Notebook:
         self.composer.fill(words)
         self.composer.press("Enter")
         return self.panel.locator(".jg-Exchange").nth(before).locator(".jg-Answer")
+
+    def wait(self) -> None:
+        """Until JupyterLab, the notebook and its kernel are ready."""
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
+        self.page.evaluate(READY, self.name)
+
+    def other_tab(self, name: str, workspace: str) -> Notebook:
+        """The same notebook in another tab of the same browser."""
+        page = self.page.context.new_page()
+        page.goto(self.page.url.split("/lab/")[0] + f"/lab/workspaces/{workspace}/tree/{name}?reset")
+        other = Notebook(page, name)
+        other.wait()
+        return other
 
     def save(self) -> None:
         self.page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
@@ -216,7 +240,7 @@ def scripted(lab: Lab) -> Iterator[Callable[..., EchoEngine]]:
         lab.stop_model_server()
         engine = EchoEngine(script=script)
         worker = Worker(lambda name, progress: engine, lambda: ECHO_MODELS[:1], find_echo)
-        threads.append(threading.Thread(target=serve, args=(worker, settings, "0"), daemon=True))
+        threads.append(threading.Thread(target=serve, args=(worker, settings, __version__), daemon=True))
         threads[-1].start()
         while running_server(settings) is None:
             time.sleep(0.02)
@@ -263,6 +287,7 @@ def page(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.set_default_timeout(30_000)
+    page.on("pageerror", lambda error: print(f"page error: {error}"))
     yield page
     context.close()
 
@@ -275,8 +300,8 @@ def opened(page: Page, lab: Lab) -> Callable[..., Notebook]:
         if sources:
             lab.write(name, sources)
         page.goto(lab.address(name))
-        page.locator("#jupyterlab-splash").wait_for(state="detached")
-        page.evaluate(READY, name)
-        return Notebook(page, name)
+        notebook = Notebook(page, name)
+        notebook.wait()
+        return notebook
 
     return open_notebook

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jupyter_gemma import __version__
 from jupyter_gemma.discovery import running_server
 from jupyter_gemma.echo import ECHO_MODELS, EchoEngine, Reply, find_echo
 from jupyter_gemma.server.app import serve
@@ -34,7 +35,7 @@ def model_server(wait_until) -> Iterator[Callable[[Sequence[Reply]], EchoEngine]
         def start(script: Sequence[Reply] = ()) -> EchoEngine:
             engine, settings = EchoEngine(script=script), load_settings()
             worker = Worker(lambda name, progress: engine, lambda: ECHO_MODELS[:1], find_echo)
-            thread = threading.Thread(target=serve, args=(worker, settings, "0"), daemon=True)
+            thread = threading.Thread(target=serve, args=(worker, settings, __version__), daemon=True)
             thread.start()
             stack.callback(thread.join, 10)
             stack.callback(_stop, settings)

@@ -66,7 +66,9 @@ export const LIST_ID = 'jg-completions';
 export function CompletionList({ items, active, choose }: ICompletions): JSX.Element | null {
   const { trans } = usePanel();
   const chosen = React.useRef<HTMLLIElement>(null);
-  React.useEffect(() => chosen.current?.scrollIntoView({ block: 'nearest' }), [active, items]);
+  React.useEffect(() => {
+    void chosen.current?.scrollIntoView({ block: 'nearest' });
+  }, [active, items]);
   return items.length ? (
     <ul className="jg-Completions" id={LIST_ID} role="listbox" aria-label={trans.__('Suggestions')}>
       {items.map((item, index) => (

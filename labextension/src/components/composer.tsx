@@ -71,7 +71,7 @@ export function Composer({ drafts }: IComposerProps): JSX.Element {
           aria-activedescendant={completions.items.length ? `${LIST_ID}-${completions.active}` : undefined}
           placeholder={trans.__('Ask about this notebook — @ for cells and variables, / for commands')}
           onChange={event => draft.type(event.target.value, event.target.selectionStart)}
-          onSelect={event => draft.type(event.currentTarget.value, event.currentTarget.selectionStart)}
+          onSelect={event => draft.setCaret(event.currentTarget.selectionStart)}
           onKeyDown={onKeyDown}
           onPaste={onPaste}
         />
@@ -97,6 +97,7 @@ interface IDraftState {
   problem: string;
   /** What the user did to the text. */
   type: (text: string, caret: number) => void;
+  setCaret: (caret: number) => void;
   /** Set the text and put the caret there. */
   write: (text: string, caret?: number) => void;
   take: (found: Promise<IAttachment[]>) => void;
@@ -149,7 +150,7 @@ function useDraft(area: React.RefObject<HTMLTextAreaElement>, drafts: IComposerP
       area.current.style.height = `${area.current.scrollHeight}px`;
     }
   }, [area, text]);
-  return { text, caret, items, problem, type, write, take, remove, clear, warn, fail };
+  return { text, caret, items, problem, type, setCaret, write, take, remove, clear, warn, fail };
 }
 
 function words(error: unknown): string {

@@ -9,13 +9,19 @@ import type { IChunk } from '../tokens';
 import { IconButton } from './button';
 import { useRender } from './host';
 
+/** An answer as it comes, and what users of its model must know. */
+export interface IOffer {
+  chunks: AsyncGenerator<IChunk>;
+  notice: string;
+}
+
 export interface IInlinePromptProps {
   title: string;
   /** The cell's source; "" to write a new cell. */
   source: string;
   /** Asked at once, without waiting for words of the user. */
   instruction: string;
-  ask: (instruction: string, signal: AbortSignal) => Promise<AsyncGenerator<IChunk>>;
+  ask: (instruction: string, signal: AbortSignal) => Promise<IOffer>;
   accept: (code: string) => void;
   close: () => void;
 }
@@ -26,7 +32,7 @@ type State = 'idle' | 'asking' | 'offered';
 export function InlinePrompt(props: IInlinePromptProps): JSX.Element {
   const { trans } = useRender();
   const [words, setWords] = React.useState(props.instruction);
-  const { state, text, status, problem, run, stop } = useCode(props);
+  const { state, text, status, notice, problem, run, stop } = useCode(props);
   const code = text && firstCode(text);
   const onKeyDown = (event: React.KeyboardEvent) => {
     if (event.key === 'Escape') {
@@ -59,6 +65,7 @@ export function InlinePrompt(props: IInlinePromptProps): JSX.Element {
         </div>
       )}
       {code && <Diff before={props.source} after={code} />}
+      {code && notice && <div className="jg-Notice">{notice}</div>}
       {state !== 'idle' && (
         <div className="jg-Row">
           {state === 'asking' ? (
@@ -85,6 +92,7 @@ interface ICode {
   state: State;
   text: string;
   status: string;
+  notice: string;
   problem: string;
   run: (words: string) => Promise<void>;
   stop: () => void;
@@ -96,6 +104,7 @@ function useCode({ ask, instruction }: IInlinePromptProps): ICode {
   const [state, setState] = React.useState<State>('idle');
   const [text, setText] = React.useState('');
   const [status, setStatus] = React.useState('');
+  const [notice, setNotice] = React.useState('');
   const [problem, setProblem] = React.useState('');
   const abort = React.useRef<AbortController | null>(null);
   const run = async (words: string) => {
@@ -106,7 +115,9 @@ function useCode({ ask, instruction }: IInlinePromptProps): ICode {
     setState('asking');
     setStatus(trans.__('writing…'));
     try {
-      for await (const progress of collect(await ask(words, control.signal), answer)) {
+      const offer = await ask(words, control.signal);
+      setNotice(offer.notice);
+      for await (const progress of collect(offer.chunks, answer)) {
         setStatus(progress ? progressWords(progress) : trans.__('writing…'));
         setText(answer.text);
       }
@@ -124,7 +135,7 @@ function useCode({ ask, instruction }: IInlinePromptProps): ICode {
     void first.current?.(instruction);
     return () => abort.current?.abort();
   }, [instruction]);
-  return { state, text, status, problem, run, stop };
+  return { state, text, status, notice, problem, run, stop };
 }
 
 /** Two texts, line by line; colour is not the only mark. */

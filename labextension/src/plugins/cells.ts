@@ -4,6 +4,7 @@ import { INotebookTracker, NotebookActions, type NotebookPanel } from '@jupyterl
 import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
 import { ITranslator, nullTranslator, type TranslationBundle } from '@jupyterlab/translation';
 import type { IRenderHost } from '../components/host';
+import type { IOffer } from '../components/inlinePrompt';
 import { GemmaError } from '../errors';
 import { askIcon, gemmaIcon, wrenchIcon } from '../icons';
 import { fenced } from '../markdown';
@@ -144,9 +145,10 @@ class CellPrompts {
     });
   }
 
-  private async _ask(text: string, attachments: IAttachment[], signal: AbortSignal) {
+  private async _ask(text: string, attachments: IAttachment[], signal: AbortSignal): Promise<IOffer> {
     const { api, server, settings } = this._gemma;
     server.watch();
-    return api.chat(singleQuestion(text, attachments, await server.card(), settings), signal);
+    const card = await server.card();
+    return { chunks: api.chat(singleQuestion(text, attachments, card, settings), signal), notice: card.notice };
   }
 }

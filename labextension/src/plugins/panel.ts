@@ -1,7 +1,6 @@
 import { ILayoutRestorer, type JupyterFrontEnd, type JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { INotebookTracker } from '@jupyterlab/notebook';
 import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
-import { IStateDB } from '@jupyterlab/statedb';
 import { ITranslator, nullTranslator, type TranslationBundle } from '@jupyterlab/translation';
 import { UUID } from '@lumino/coreutils';
 import { collect, newAnswer } from '../answer';
@@ -26,15 +25,14 @@ export const panelPlugin: JupyterFrontEndPlugin<IGemmaPanel> = {
   autoStart: true,
   provides: IGemmaPanel,
   requires: [IGemma, INotebookTracker, IRenderMimeRegistry],
-  optional: [ITranslator, ILayoutRestorer, IStateDB],
+  optional: [ITranslator, ILayoutRestorer],
   activate: (
     app: JupyterFrontEnd,
     gemma: IGemma,
     tracker: INotebookTracker,
     rendermime: IRenderMimeRegistry,
     translator: ITranslator | null,
-    restorer: ILayoutRestorer | null,
-    state: IStateDB | null
+    restorer: ILayoutRestorer | null
   ): IGemmaPanel => {
     const trans = (translator ?? nullTranslator).load('jupyter_gemma');
     const { contents } = app.serviceManager;
@@ -43,7 +41,7 @@ export const panelPlugin: JupyterFrontEndPlugin<IGemmaPanel> = {
       gemma,
       resolve: mention => resolver.attach(mention),
       newId: () => UUID.uuid4(),
-      remember: id => void state?.save(SHOWN, id)
+      remember: id => sessionStorage.setItem(SHOWN, id)
     });
     const host: IPanelHost = {
       ...makeRenderHost(app, tracker, rendermime, trans),
@@ -60,7 +58,7 @@ export const panelPlugin: JupyterFrontEndPlugin<IGemmaPanel> = {
     app.shell.add(panel, 'right', { rank: 900, type: 'Gemma' });
     restorer?.add(panel, panel.id);
     addCommands(app, panel, model, trans);
-    void restore(app, model, state);
+    void restore(app, model);
     return {
       compose: (attachments, text) => {
         app.shell.activateById(panel.id);
@@ -95,13 +93,13 @@ function addCommands(app: JupyterFrontEnd, panel: GemmaPanel, model: ChatModel, 
   });
 }
 
-/** Show the conversation of before the reload. */
-async function restore(app: JupyterFrontEnd, model: ChatModel, state: IStateDB | null): Promise<void> {
+/** Show the conversation that this tab showed before it was reloaded. */
+async function restore(app: JupyterFrontEnd, model: ChatModel): Promise<void> {
   await app.restored;
   await model.refresh();
-  const id = await state?.fetch(SHOWN);
-  if (typeof id === 'string' && model.saved.some(summary => summary.id === id)) {
-    await model.open(id);
+  const id = sessionStorage.getItem(SHOWN);
+  if (model.saved.some(summary => summary.id === id)) {
+    await model.open(id as string);
   }
 }
 
