@@ -160,4 +160,6 @@ def test_templates_render_as_in_transformers(tmp_path, source, thinking):
         Message("assistant", (TextPart("A line.\n"),)),
         Message("user", (TextPart("More"),)),
     ]
-    assert template.render(messages, tools=tools, thinking=thinking) == expected[0]
+    # transformers drops tools that a template does not know; ours refuses them.
+    known = tools if "tools" in source else ()
+    assert template.render(messages, tools=known, thinking=thinking) == expected[0]
