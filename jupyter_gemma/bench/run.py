@@ -13,6 +13,7 @@ import torch
 
 from jupyter_gemma.bench.compare import compare
 from jupyter_gemma.bench.kernels import kernels
+from jupyter_gemma.bench.lookup import lookup
 from jupyter_gemma.bench.memory import memory
 from jupyter_gemma.bench.report import Report
 from jupyter_gemma.bench.speed import batch, decode, prefill
@@ -21,7 +22,8 @@ from jupyter_gemma.bench.subject import Options
 from jupyter_gemma.errors import BadOption, GemmaError
 
 BENCHMARKS: Mapping[str, Callable[[Options], Report]] = {
-    function.__name__: function for function in (decode, batch, prefill, kernels, load, offload, memory, compare)
+    function.__name__: function
+    for function in (decode, batch, prefill, lookup, kernels, load, offload, memory, compare)
 }
 ALL = "all"
 

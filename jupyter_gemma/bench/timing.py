@@ -10,8 +10,6 @@ from dataclasses import dataclass
 #: Does its work once and returns the seconds that count.
 Side = Callable[[], float]
 
-_WARM_UP = 1
-
 
 @dataclass(frozen=True)
 class Times:
@@ -42,25 +40,25 @@ def timed(work: Callable[[], object]) -> Side:
 
 
 def alternate(
-    sides: Mapping[str, Side], seconds: float, *, least: int = 3, most: int = 50, pause: float = 0.0
+    sides: Mapping[str, Side], seconds: float, *, least: int = 3, most: int = 50, warm_up: int = 1, pause: float = 0.0
 ) -> dict[str, Times]:
     """Run all sides in turn, again and again, every other time in the opposite order.
 
     Args:
-        seconds: that it may take; at least ``least`` and at most ``most`` rounds are made all the same, after one
-            that does not count.
+        seconds: that it may take; at least ``least`` and at most ``most`` rounds are made all the same.
+        warm_up: rounds before these, which do not count.
         pause: seconds between two sides, for threads of the last one that wait for more work without sleeping.
     """
     found: dict[str, list[float]] = {name: [] for name in sides}
     start = time.perf_counter()
     order = list(sides)
-    for number in range(_WARM_UP + most):
-        if number >= _WARM_UP + least and time.perf_counter() - start > seconds:
+    for number in range(warm_up + most):
+        if number >= warm_up + least and time.perf_counter() - start > seconds:
             break
         for name in order:
             time.sleep(pause)
             taken = sides[name]()
-            if number >= _WARM_UP:
+            if number >= warm_up:
                 found[name].append(taken)
         order.reverse()
     return {name: Times(tuple(taken)) for name, taken in found.items()}

@@ -29,6 +29,7 @@ FIGURES = {
     "decode": ("decode.share_of_read_bandwidth", "decode.read_gb_per_s", "decode.weights_gb", "decode.tokens_per_s"),
     "batch": ("batch.speedup_4", "batch.speedup_8"),
     "prefill": ("prefill.tokens_per_s", "prefill.gop_per_s"),
+    "lookup": ("lookup.speedup", "lookup.identical_text", "lookup.same_choices"),
     "load": ("load.seconds_over_read", "load.first_token_over_read"),
     "offload": ("offload.slowdown_disk",),
     "memory": ("memory.peak_rss_gb",),
