@@ -39,3 +39,5 @@ export const toMarkdownIcon = icon(
   'to-markdown',
   lines('M3 6h18v12H3zM6.5 15V9l3 3.5 3-3.5v6M17 9v6M14.8 12.8L17 15l2.2-2.2')
 );
+export const replaceIcon = icon('replace', lines('M4 8h13l-3.5-3.5M20 16H7l3.5 3.5'));
+export const newNotebookIcon = icon('new-notebook', lines('M6 3h12v18H6zM12 9v6M9 12h6'));

@@ -11,8 +11,16 @@ from jupyter_gemma.types import Chunk, ImagePart
 
 FRAME = """import pandas as pd
 
-df = pd.DataFrame({"city": ["Rome", "Oslo", "Lima"], "temperature": [28, 9, 19], "rain": [60, 90, 2]})
+df = pd.DataFrame({"city": ["Rome", "Oslo", "Lima"], "rain": [60, 90, 2]})
 df"""
+CHART = """import matplotlib.pyplot as plt
+import numpy as np
+
+days = np.linspace(0, 10, 200)
+plt.figure(figsize=(5, 2.6))
+plt.plot(days, 15 + 5 * np.sin(2 * days))
+plt.title("Temperature over time")
+plt.show()"""
 PLOT = """import matplotlib.pyplot as plt
 
 fig, ax = plt.subplots(figsize=(4, 2.4))
@@ -20,21 +28,26 @@ ax.plot([1, 3, 2, 5]);"""
 
 
 def test_a_question_about_a_variable(opened):
-    notebook = opened("table.ipynb", FRAME)
+    notebook = opened("table.ipynb", FRAME, CHART)
     expect(notebook.run(0)).to_contain_text("Oslo")
+    plot = notebook.run(1)
+    notebook.execute("application:toggle-left-area")
     panel = notebook.open_panel()
     notebook.composer.press_sequentially("@d")
     option = panel.get_by_role("option", name=re.compile("^df"))
-    expect(option).to_contain_text("DataFrame · 3 × 3")
+    expect(option).to_contain_text("DataFrame · 3 × 2")
     notebook.composer.press("Enter")
     expect(notebook.composer).to_have_value("@df ")
     notebook.composer.press_sequentially("Which columns are text?")
     notebook.composer.press("Enter")
     exchange = panel.locator(".jg-Exchange").first
     expect(exchange.locator(".jg-Answer")).to_contain_text("city")
-    expect(exchange.locator(".jg-Chip")).to_contain_text("table 3 × 3")
+    expect(exchange.locator(".jg-Chip")).to_contain_text("table 3 × 2")
     expect(panel.locator(".jg-Header-title")).to_have_text("@df Which columns are text?")
-    notebook.shoot("variable")
+    notebook.hover(plot, "Explain")
+    expect(notebook.cell(1).locator(".jg-OutputAnswer")).to_contain_text("This is a line chart")
+    expect(notebook.page.locator(".jg-Status")).to_have_attribute("data-state", "ready")
+    notebook.shoot("panel")
 
 
 def test_variables_are_read_while_the_kernel_is_busy(opened, scripted):

@@ -78,11 +78,13 @@ function Ending({ answer, running }: { answer: IAnswer; running: boolean }): JSX
         </div>
       )}
       {facts.length > 0 && <div className="jg-Facts">{facts.join(' · ')}</div>}
-      {notice && answer.text && (
-        <div className="jg-Notice" title={notice}>
-          {notice}
-        </div>
-      )}
+      {answer.text && <Notice text={notice} />}
     </>
   );
+}
+
+/** What users of the model must know; what stands in backquotes is code. */
+export function Notice({ text }: { text: string }): JSX.Element | null {
+  const pieces = text.split('`').map((piece, index) => (index % 2 ? <code key={index}>{piece}</code> : piece));
+  return text ? <div className="jg-Notice">{pieces}</div> : null;
 }

@@ -51,7 +51,11 @@ function Question({ exchange, onEdit }: { exchange: IExchange; onEdit: () => voi
   return (
     <div className="jg-Question">
       <Chips items={exchange.attachments} />
-      {exchange.text && <p className="jg-Question-text">{exchange.text}</p>}
+      {exchange.text && (
+        <p className="jg-Question-text" tabIndex={0}>
+          {exchange.text}
+        </p>
+      )}
       <span className="jg-Question-buttons">
         <IconButton icon={editIcon} label={trans.__('Edit and ask again')} disabled={model.busy} onClick={onEdit} />
       </span>

@@ -6,6 +6,7 @@ import { explain } from '../errors';
 import { gemmaIcon } from '../icons';
 import { firstCode } from '../markdown';
 import type { IChunk } from '../tokens';
+import { Notice } from './answer';
 import { IconButton } from './button';
 import { useRender } from './host';
 
@@ -65,7 +66,7 @@ export function InlinePrompt(props: IInlinePromptProps): JSX.Element {
         </div>
       )}
       {code && <Diff before={props.source} after={code} />}
-      {code && notice && <div className="jg-Notice">{notice}</div>}
+      {code && <Notice text={notice} />}
       {state !== 'idle' && (
         <div className="jg-Row">
           {state === 'asking' ? (

@@ -1,8 +1,9 @@
-import { addAboveIcon, addBelowIcon, copyIcon, notebookIcon, runIcon, undoIcon } from '@jupyterlab/ui-components';
+import { addAboveIcon, addBelowIcon, copyIcon, runIcon } from '@jupyterlab/ui-components';
 import type { IRenderMime } from '@jupyterlab/rendermime';
 import { MessageLoop } from '@lumino/messaging';
 import { Widget } from '@lumino/widgets';
 import * as React from 'react';
+import { newNotebookIcon, replaceIcon } from '../icons';
 import { blocksOf, codeOf, harmless, type ICode } from '../markdown';
 import { IconButton } from './button';
 import { useRender } from './host';
@@ -59,8 +60,8 @@ function Code({ code, text }: { code: ICode; text: string }): JSX.Element {
         />
         <IconButton icon={addAboveIcon} label={trans.__('Insert above')} onClick={put('above')} />
         <IconButton icon={addBelowIcon} label={trans.__('Insert below')} onClick={put('below')} />
-        <IconButton icon={undoIcon} label={trans.__('Replace the active cell')} onClick={put('replace')} />
-        <IconButton icon={notebookIcon} label={trans.__('New notebook with this code')} onClick={put('new')} />
+        <IconButton icon={replaceIcon} label={trans.__('Replace the active cell')} onClick={put('replace')} />
+        <IconButton icon={newNotebookIcon} label={trans.__('New notebook with this code')} onClick={put('new')} />
         <IconButton icon={runIcon} label={trans.__('Insert below and run…')} onClick={put('run')} />
       </div>
       <Rendered text={text} />
