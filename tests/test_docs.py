@@ -12,7 +12,7 @@ from jupyter_gemma.cli import main
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jupyter_gemma"
-DOCUMENTS = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")]
+DOCUMENTS = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
 TOP_FOLDERS = ("docs", "examples", "jupyter-config", "kernels", "labextension", "tests")
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 
