@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,6 +89,25 @@ def folders(tmp_path, monkeypatch) -> None:
     """Kept answers, server files and settings of this test only."""
     for name in ("RUNTIME", "DATA", "CONFIG"):
         monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name.lower()))
+
+
+@pytest.fixture(scope="session")
+def demo_folders(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Folders of one real server with the demo model, which ends with the session."""
+    root = tmp_path_factory.mktemp("demo")
+    names = [f"JUPYTER_{name}_DIR" for name in ("RUNTIME", "DATA", "CONFIG")]
+    folders = {name: str(root / name.lower()) for name in (*names, "IPYTHONDIR")}
+    yield folders
+    command = [sys.executable, "-m", "jupyter_gemma", "stop"]
+    subprocess.run(command, env={**os.environ, **folders}, check=True, capture_output=True)
+
+
+@pytest.fixture
+def demo_server(folders, demo_folders, monkeypatch) -> None:
+    """This test asks the real demo model."""
+    for name, value in demo_folders.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("JUPYTER_GEMMA_MODEL", "demo")
 
 
 @pytest.fixture
