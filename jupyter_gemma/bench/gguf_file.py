@@ -5,6 +5,7 @@ File format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; keys and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from jupyter_gemma.model.gguf import gguf_name, to_blocks
 from jupyter_gemma.model.weights import WeightSource
 
 _TYPES = gguf.GGMLQuantizationType
+_TOKENS = gguf.TokenType
 _KINDS = {"float": _TYPES.F32, "int4": _TYPES.Q4_0, "int8": _TYPES.Q8_0}
 _STILL = 1e30  # what the frequency of a pair that does not turn is divided by
 _MEDIA = ("vision_embedder.", "embed_vision.", "embed_audio.")
 
 
-def write_gguf(source: WeightSource, path: Path) -> None:
-    """Write the text model of ``source`` without a vocabulary; the file appears under its name when it is whole.
+def write_gguf(source: WeightSource, path: Path, tokens: Sequence[str] = ()) -> None:
+    """Write the text model of ``source``; the file appears under its name when it is whole.
+
+    ``tokens``: the vocabulary, if it is to have one: characters, and bytes as SentencePiece writes them.
 
     Raises:
         OSError: it cannot be written.
@@ -32,6 +36,7 @@ def write_gguf(source: WeightSource, path: Path) -> None:
     part = path.with_suffix(".part")
     writer = gguf.GGUFWriter(part, "gemma4")
     _add_keys(writer, source.config)
+    _add_tokens(writer, tokens, source.config.ids.bos)
     writer.add_tensor("rope_freqs.weight", _frequency_factors(source.config.attention["full"]))
     for name in source.names():
         if not name.startswith(_MEDIA):
@@ -63,10 +68,20 @@ def _add_keys(writer: Any, config: ModelConfig) -> None:
     writer.add_final_logit_softcapping(config.logit_softcap)
     writer.add_shared_kv_layers(0)
     writer.add_embedding_length_per_layer_input(0)
-    writer.add_tokenizer_model("none")
     writer.add_vocab_size(config.vocab_size)
     writer.add_bos_token_id(config.ids.bos)
     writer.add_eos_token_id(config.ids.eos[0])
+
+
+def _add_tokens(writer: Any, tokens: Sequence[str], bos: int) -> None:
+    writer.add_tokenizer_model("llama" if tokens else "none")
+    if tokens:
+        kinds = [_TOKENS.BYTE if token.startswith("<0x") else _TOKENS.NORMAL for token in tokens]
+        kinds[bos] = _TOKENS.CONTROL
+        writer.add_token_list(tokens)
+        writer.add_token_scores([0.0] * len(tokens))
+        writer.add_token_types(kinds)
+        writer.add_add_space_prefix(False)
 
 
 def _frequency_factors(full: AttentionConfig) -> NDArray[np.float32]:

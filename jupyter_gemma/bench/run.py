@@ -16,6 +16,7 @@ from jupyter_gemma.bench.kernels import kernels
 from jupyter_gemma.bench.lookup import lookup
 from jupyter_gemma.bench.memory import memory
 from jupyter_gemma.bench.report import Report
+from jupyter_gemma.bench.serve import serve
 from jupyter_gemma.bench.speed import batch, decode, prefill
 from jupyter_gemma.bench.storage import load, offload
 from jupyter_gemma.bench.subject import Options
@@ -23,7 +24,7 @@ from jupyter_gemma.errors import BadOption, GemmaError
 
 BENCHMARKS: Mapping[str, Callable[[Options], Report]] = {
     function.__name__: function
-    for function in (decode, batch, prefill, lookup, kernels, load, offload, memory, compare)
+    for function in (decode, batch, prefill, lookup, kernels, load, offload, memory, compare, serve)
 }
 ALL = "all"
 

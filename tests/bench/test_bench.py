@@ -33,6 +33,7 @@ FIGURES = {
     "load": ("load.seconds_over_read", "load.first_token_over_read"),
     "offload": ("offload.slowdown_disk",),
     "memory": ("memory.peak_rss_gb",),
+    "serve": ("serve.followup_share", "serve.speedup_4", "serve.ttft_chunks"),
     "compare": (
         "decode.ratio_llamacpp",
         "prefill.ratio_llamacpp",
