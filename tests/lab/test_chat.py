@@ -118,4 +118,4 @@ async def test_the_exact_prompt_is_shown_with_its_tokens(jp_fetch, model_server)
     said = json.loads(reply.body)
     assert said["prompt"] == "user: one two three\n"
     assert said["text_tokens"] == 3
-    assert engine.requests == []
+    assert not engine.requests
