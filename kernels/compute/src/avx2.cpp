@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "exponential.h"
 #include "kernels.h"
 
 namespace {
@@ -28,23 +29,13 @@ struct Isa {
     x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
   }
-  // 2^n * p(f) with |f| <= 1/2 (polynomial of degree 6: relative error below 2e-7).
-  static Float exp(Float x) {
-    x = _mm256_min_ps(_mm256_max_ps(x, set(-87.0f)), set(88.0f));
-    const Float t = mul(x, set(1.44269504f));
-    const Float n = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    Float f = _mm256_fnmadd_ps(n, set(0.693359375f), x);
-    f = _mm256_fnmadd_ps(n, set(-2.12194440e-4f), f);
-    Float p = set(1.0f / 720);
-    p = fma(p, f, set(1.0f / 120));
-    p = fma(p, f, set(1.0f / 24));
-    p = fma(p, f, set(1.0f / 6));
-    p = fma(p, f, set(0.5f));
-    p = fma(p, f, set(1.0f));
-    p = fma(p, f, set(1.0f));
+  static Float clamp(Float x, float low, float high) { return _mm256_min_ps(_mm256_max_ps(x, set(low)), set(high)); }
+  static Float round(Float x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Float scale(Float p, Float n) {
     const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     return mul(p, _mm256_castsi256_ps(power));
   }
+  static Float exp(Float x) { return jg::exponential<Isa>(x); }
 
   using Weights = __m256i;
   using Sum = __m256i;  // 16 words, two for each output

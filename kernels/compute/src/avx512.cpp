@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "exponential.h"
 #include "kernels.h"
 
 namespace {
@@ -24,20 +25,10 @@ struct Isa {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
   }
   static float sum(Float v) { return _mm512_reduce_add_ps(v); }
-  static Float exp(Float x) {
-    x = _mm512_min_ps(_mm512_max_ps(x, set(-87.0f)), set(88.0f));
-    const Float n = _mm512_roundscale_ps(mul(x, set(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    Float f = _mm512_fnmadd_ps(n, set(0.693359375f), x);
-    f = _mm512_fnmadd_ps(n, set(-2.12194440e-4f), f);
-    Float p = set(1.0f / 720);
-    p = fma(p, f, set(1.0f / 120));
-    p = fma(p, f, set(1.0f / 24));
-    p = fma(p, f, set(1.0f / 6));
-    p = fma(p, f, set(0.5f));
-    p = fma(p, f, set(1.0f));
-    p = fma(p, f, set(1.0f));
-    return _mm512_scalef_ps(p, n);
-  }
+  static Float clamp(Float x, float low, float high) { return _mm512_min_ps(_mm512_max_ps(x, set(low)), set(high)); }
+  static Float round(Float x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Float scale(Float p, Float n) { return _mm512_scalef_ps(p, n); }
+  static Float exp(Float x) { return jg::exponential<Isa>(x); }
 
   using Weights = __m512i;
   using Sum = __m512i;

@@ -2,6 +2,7 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
+#include "exponential.h"
 #include "kernels.h"
 
 namespace {
@@ -22,21 +23,13 @@ struct Isa {
   static Float half(const uint8_t* p) { return vcvt_f32_f16(vld1_f16((const float16_t*)p)); }
   static Float bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
   static float sum(Float v) { return vaddvq_f32(v); }
-  static Float exp(Float x) {
-    x = vminq_f32(vmaxq_f32(x, set(-87.0f)), set(88.0f));
-    const Float n = vrndnq_f32(mul(x, set(1.44269504f)));
-    Float f = vfmsq_f32(x, n, set(0.693359375f));
-    f = vfmsq_f32(f, n, set(-2.12194440e-4f));
-    Float p = set(1.0f / 720);
-    p = fma(p, f, set(1.0f / 120));
-    p = fma(p, f, set(1.0f / 24));
-    p = fma(p, f, set(1.0f / 6));
-    p = fma(p, f, set(0.5f));
-    p = fma(p, f, set(1.0f));
-    p = fma(p, f, set(1.0f));
+  static Float clamp(Float x, float low, float high) { return vminq_f32(vmaxq_f32(x, set(low)), set(high)); }
+  static Float round(Float x) { return vrndnq_f32(x); }
+  static Float scale(Float p, Float n) {
     const int32x4_t power = vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23);
     return mul(p, vreinterpretq_f32_s32(power));
   }
+  static Float exp(Float x) { return jg::exponential<Isa>(x); }
 
   using Weights = int8x16_t;
   using Sum = int32x4_t;
