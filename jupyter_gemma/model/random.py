@@ -97,7 +97,7 @@ class RandomSource:
         return self.kind(name) != "float"
 
     def read(self, name: str, rows: slice = ALL_ROWS) -> Tensor | Quantized:
-        """A new tensor; the same rows of the same name are always the same."""
+        """A new tensor, the same for the same name and rows; a weight read whole differs from one read in parts."""
         start, stop, _ = rows.indices(self._shapes[name][0])
         shape = (stop - start, *self._shapes[name][1:])
         generator = torch.Generator().manual_seed(self._number(f"{name} {start}"))

@@ -13,7 +13,7 @@ import wave
 from typing import Any
 
 from jupyter_gemma.errors import BadAudio
-from jupyter_gemma.notebook.items import Item, Limits
+from jupyter_gemma.notebook.items import Item, Limits, read_file
 from jupyter_gemma.types import AudioPart
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".m4a", ".aac", ".opus", ".aiff", ".aif"}
@@ -135,13 +135,7 @@ def from_bytes(data: bytes, limits: Limits) -> Item:
 
 def from_path(path: Any, limits: Limits) -> Item:
     """A sound file on disk."""
-    try:
-        if path.stat().st_size > limits.file_bytes:
-            raise BadAudio(f"{path} has more than {limits.file_bytes} bytes.", "Send a part of it.")
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadAudio(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
-    return from_bytes(data, limits)
+    return from_bytes(read_file(path, limits, BadAudio, "Send a part of it."), limits)
 
 
 def from_display(clip: Any, limits: Limits) -> Item:

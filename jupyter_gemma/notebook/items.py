@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from jupyter_gemma.errors import RequestError
 from jupyter_gemma.types import Part, TextPart
 
 MEBIBYTE = 1024 * 1024
@@ -37,6 +38,20 @@ class Item:
 
     parts: tuple[Part, ...]
     note: str = ""
+
+
+def read_file(path: Any, limits: Limits, error: type[RequestError], smaller: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        error: it has more than ``limits.file_bytes`` (``smaller`` is the way out) or cannot be read.
+    """
+    try:
+        if path.stat().st_size > limits.file_bytes:
+            raise error(f"{path} has more than {limits.file_bytes} bytes.", smaller)
+        return bytes(path.read_bytes())
+    except OSError as problem:
+        raise error(f"{path} cannot be read: {problem.strerror}.", "Check the path.") from problem
 
 
 def text_item(text: str, note: str = "") -> Item:

@@ -11,7 +11,7 @@ from typing import Any
 from jupyter_gemma.errors import BadImage
 from jupyter_gemma.notebook import texts
 from jupyter_gemma.notebook.figures import figure_text
-from jupyter_gemma.notebook.items import Item, Limits
+from jupyter_gemma.notebook.items import Item, Limits, read_file
 from jupyter_gemma.types import ImagePart, TextPart
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -134,12 +134,7 @@ def read(path: Any, limits: Limits) -> bytes:
     Raises:
         BadImage: it is too large or cannot be read.
     """
-    try:
-        if path.stat().st_size > limits.file_bytes:
-            raise BadImage(f"{path} has more than {limits.file_bytes} bytes.", "Shrink it first.")
-        return bytes(path.read_bytes())
-    except OSError as error:
-        raise BadImage(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+    return read_file(path, limits, BadImage, "Shrink it first.")
 
 
 def from_display(image: Any, limits: Limits) -> Item:

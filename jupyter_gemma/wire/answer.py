@@ -9,7 +9,7 @@ the first event is an event ``{"error": {...}}``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast, get_args
 
@@ -142,15 +142,7 @@ class AnswerDecoder:
             GemmaError: the error that the server sends.
             ServerError: the line is no event of a chat completion.
         """
-        if line.startswith(":"):
-            return read_progress(line[1:])
-        text = line.removeprefix("data:").strip()
-        if not line.startswith("data:") or text == "[DONE]":
-            return []
-        try:
-            return self._event(json.loads(text))
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise ServerError(f"The server sent an event that cannot be read: {text[:80]!r}.") from error
+        return read_line(line, self._event)
 
     def end(self) -> list[Chunk]:
         """The chunks held back."""
@@ -218,7 +210,24 @@ def _read_chance(entry: Mapping[str, Any]) -> TokenChance:
     return TokenChance(text, text.encode() if data is None else bytes(data), float(entry["logprob"]))
 
 
-def read_progress(comment: str) -> list[Chunk]:
+def read_line(line: str, read_event: Callable[[Any], list[Chunk]]) -> list[Chunk]:
+    """The chunks of one line of a stream: of a comment with progress, or what ``read_event`` makes of an event.
+
+    Raises:
+        ServerError: the event is no JSON, or not what ``read_event`` knows.
+    """
+    if line.startswith(":"):
+        return _read_progress(line[1:])
+    text = line.removeprefix("data:").strip()
+    if not line.startswith("data:") or text == "[DONE]":
+        return []
+    try:
+        return read_event(json.loads(text))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ServerError(f"The server sent an event that cannot be read: {text[:80]!r}.") from error
+
+
+def _read_progress(comment: str) -> list[Chunk]:
     """The chunk of a comment with progress; none for a comment of somebody else."""
     try:
         return [Chunk(progress=Progress(**json.loads(comment)["progress"]))]

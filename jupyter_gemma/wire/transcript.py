@@ -6,15 +6,14 @@ these additions: ``start`` and ``end`` (seconds) beside each ``delta``, and prog
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jupyter_gemma.errors import GemmaError, RequestError, ServerError, from_wire
+from jupyter_gemma.errors import GemmaError, RequestError, from_wire
 from jupyter_gemma.types import AudioPart, Chunk, Request, Segment, TextPart, Usage
-from jupyter_gemma.wire.answer import event, progress_comment, read_progress
+from jupyter_gemma.wire.answer import event, progress_comment, read_line
 
 DELTA, DONE_EVENT = "transcript.text.delta", "transcript.text.done"
 
@@ -92,15 +91,7 @@ class TranscriptDecoder:
             GemmaError: the error that the server sends.
             ServerError: the line is no event of a transcript.
         """
-        if line.startswith(":"):
-            return read_progress(line[1:])
-        text = line.removeprefix("data:").strip()
-        if not line.startswith("data:") or text == "[DONE]":
-            return []
-        try:
-            return self._event(json.loads(text))
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise ServerError(f"The server sent an event that cannot be read: {text[:80]!r}.") from error
+        return read_line(line, self._event)
 
     def _event(self, content: Mapping[str, Any]) -> list[Chunk]:
         if content.get("error"):
