@@ -28,7 +28,7 @@ def pair(path, llama_cpp):
 def files():
     """Pieces of this project's prose, code and test data."""
     for pattern in ("*.md", "jupyter_gemma/**/*.py", "tests/data/*"):
-        for file in sorted(ROOT.glob(pattern)):
+        for file in filter(Path.is_file, sorted(ROOT.glob(pattern))):
             text = file.read_text("utf-8", errors="replace")[:20_000]
             yield from (text[start : start + 700] for start in range(0, len(text), 700))
 
