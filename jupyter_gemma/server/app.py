@@ -6,6 +6,7 @@ route (so that no web page reaches it through a name of its own), and sends no C
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -23,10 +24,12 @@ from jupyter_gemma.discovery import ServerInfo, new_token, remove_server_file, w
 from jupyter_gemma.errors import GemmaError, RequestError, ServerStartFailed
 from jupyter_gemma.server import document
 from jupyter_gemma.server.guard import Guard, error_response
+from jupyter_gemma.server.log import log_bug
 from jupyter_gemma.server.routes import Routes
 from jupyter_gemma.server.worker import Worker
 from jupyter_gemma.settings import Settings
 
+logger = logging.getLogger(__name__)
 GRACE_SECONDS = 5
 STREAM = "text/event-stream"
 
@@ -92,6 +95,7 @@ async def _http_error(http: HttpRequest, error: Exception) -> Response:
 
 
 async def _internal_error(http: HttpRequest, error: Exception) -> Response:
+    log_bug(logger, error)
     return error_response(GemmaError("The model server met an internal error.", "Its log says more."))
 
 

@@ -43,6 +43,8 @@ def set_up(log_prompts: bool, path: Path | None) -> None:
     handlers = [ServerLog(path)] if path else None
     logging.basicConfig(level=logging.INFO, format=FORMAT, handlers=handlers)
     prompts.setLevel(logging.DEBUG if log_prompts else logging.INFO)
+    # What uvicorn says of an error of ours is said by log_bug, without what the error's message may quote.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not record.exc_info)
 
 
 def log_bug(logger: logging.Logger, error: Exception) -> None:

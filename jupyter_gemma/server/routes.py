@@ -278,7 +278,7 @@ async def _collect(pieces: Pieces, count: int) -> list[list[Chunk]]:
 
 async def _streamed(pieces: Pieces, encode: Callable[[int, Chunk], str], last: Callable[[], str]) -> Response:
     """An event stream, begun when the first chunk is there: an error before it still gets its HTTP status."""
-    first = await anext(pieces, (0, Chunk()))
+    first = await anext(pieces, None)
 
     async def events() -> AsyncIterator[str]:
         try:

@@ -550,6 +550,12 @@ def test_load_status_and_unload(make_worker: MakeWorker, serving: Serving) -> No
     assert engine.closed.is_set()
 
 
+def test_loading_what_is_loaded_is_no_error(echo_server: Any) -> None:
+    for _ in range(2):
+        lines = lines_of(echo_server, {}, "/gemma/load")
+        assert json.loads(lines[-2].removeprefix("data: "))["state"] == "ready"
+
+
 def test_a_load_that_fails_says_why(make_worker: MakeWorker, serving: Serving) -> None:
     def load(name: str, progress: ProgressCallback) -> EchoEngine:
         raise BadCheckpoint("model.safetensors is truncated.", "Pull it again.")
