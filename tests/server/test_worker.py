@@ -111,12 +111,14 @@ async def test_another_model_waits_for_the_running_answers_and_is_told_its_place
     worker = make_worker({"a": first, "b": second})
     running = worker.answer(ask())
     await first_text(running)
-    waiting = [worker.answer(ask(model="b")), worker.answer(ask(model="a"))]
+    switching, behind = worker.answer(ask(model="b")), worker.answer(ask(model="a"))
+    assert await switching.next() == Chunk(progress=Progress("waiting for the answers of a"))
     assert worker.status()["state"] == "busy"
     assert not first.closed.is_set()
     worker.cancel(running)
-    places = [[chunk.progress.phase for chunk in await collect(job) if chunk.progress] for job in waiting]
-    assert places[0] == ["waiting for the answers of a", "loading b"]
+    jobs = (switching, behind)
+    places = [[chunk.progress.phase for chunk in await collect(job) if chunk.progress] for job in jobs]
+    assert places[0] == ["loading b"]
     # The one behind sees the loading of b, then waits for its answer.
     assert places[1][0] == "waiting for 1 earlier question"
     assert places[1][-1] == "loading a"
