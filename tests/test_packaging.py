@@ -61,6 +61,14 @@ def test_wheel_enables_the_server_extension(wheel: zipfile.ZipFile) -> None:
     assert b'"jupyter_gemma": true' in wheel.read(config)
 
 
+def test_wheel_installs_the_jupyter_kernel(wheel: zipfile.ZipFile) -> None:
+    found = {
+        name.partition("/share/jupyter/kernels/gemma/")[2]: name for name in wheel.namelist() if "/kernels/" in name
+    }
+    assert set(found) == {"kernel.json", "logo-32x32.png", "logo-64x64.png", "logo-svg.svg"}
+    assert b"jupyter_gemma.notebook.kernel" in wheel.read(found["kernel.json"])
+
+
 def test_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     for name in wheel.namelist():
         assert re.match(r"jupyter_gemma(/|-[\w.]+\.(data|dist-info)/)", name), name

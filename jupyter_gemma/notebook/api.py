@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -48,6 +47,8 @@ class Gemma:
 
     async def acall(self, prompt: str, *objects: Any, show: bool = False, **options: Any) -> Answer:
         """As a call, in a cell with ``await``: other tasks go on meanwhile, and cancelling the task stops the model."""
+        import asyncio  # not at the top: it loads ssl, which takes longer than all of ours
+
         from jupyter_gemma.client import Hangup
 
         question = await asyncio.to_thread(self.asker.question, _labelled(prompt, objects), from_keywords(options))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 from jupyter_gemma.types import AudioPart, ImagePart, Message, ModelCard, Part, Request, TextPart
@@ -69,4 +68,6 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _versions() -> dict[str, str]:
-    return {"jupyter-gemma": version("jupyter-gemma"), "python": platform.python_version()}
+    from importlib.metadata import version
+
+    return {"jupyter-gemma": version("jupyter-gemma"), "python": sys.version.partition(" ")[0]}
