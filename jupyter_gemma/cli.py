@@ -195,11 +195,16 @@ def _logs(settings: Settings, arguments: argparse.Namespace) -> None:
         raise ServerError(
             f"There is no log {path}.", "A server in the background writes one: jupyter gemma serve --detach"
         )
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        print("".join(collections.deque(stream, maxlen=max(arguments.lines, 0))), end="", flush=True)
-        while arguments.follow:
-            print(stream.read(), end="", flush=True)
-            time.sleep(FOLLOW_SECONDS)
+    stream = path.open(encoding="utf-8", errors="replace")
+    print("".join(collections.deque(stream, maxlen=max(arguments.lines, 0))), end="", flush=True)
+    while arguments.follow:
+        time.sleep(FOLLOW_SECONDS)
+        rotated = path.exists() and not os.path.samestat(os.fstat(stream.fileno()), path.stat())
+        print(stream.read(), end="", flush=True)
+        if rotated:
+            stream.close()
+            stream = path.open(encoding="utf-8", errors="replace")
+    stream.close()
 
 
 def _doctor(settings: Settings, arguments: argparse.Namespace) -> None:

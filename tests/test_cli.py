@@ -15,7 +15,7 @@ from jupyter_gemma import doctor
 from jupyter_gemma import pull as pull_module
 from jupyter_gemma.cli import _ProgressLine, main
 from jupyter_gemma.client import Client
-from jupyter_gemma.discovery import read_server_file, running_server
+from jupyter_gemma.discovery import log_file, read_server_file, running_server
 from jupyter_gemma.errors import UnknownModel
 from jupyter_gemma.settings import Settings, load_settings
 from jupyter_gemma.store import InstalledModel
@@ -79,6 +79,23 @@ def test_the_log_tells_what_was_asked_for_but_not_what_was_said(
     assert "tokens: 3 read (0 of them known), 3 written" in out
     assert "secret" not in run(capsys, "logs", "-n", "1000")[1]
     run(capsys, "stop")
+
+
+def test_the_log_is_followed_into_the_file_that_a_rotation_begins(settings: Settings) -> None:
+    path = log_file(settings)
+    path.parent.mkdir()
+    path.write_text("first\n")
+    command = [sys.executable, "-m", "jupyter_gemma", "logs", "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "first\n"
+        with path.open("a") as old:
+            path.rename(path.with_suffix(".log.1"))
+            old.write("second\n")
+        path.write_text("third\n")
+        assert [process.stdout.readline() for _ in range(2)] == ["second\n", "third\n"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
 
 
 def test_prompts_are_logged_where_that_is_asked_for(capsys: pytest.CaptureFixture[str], settings: Settings) -> None:
