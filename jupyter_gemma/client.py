@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from jupyter_gemma.discovery import ServerInfo, find_or_start, running_server
 from jupyter_gemma.errors import (
     BadOption,
+    GemmaError,
     NotAuthorized,
     RequestError,
+    ServerBusy,
     ServerError,
     ServerLost,
     UnknownModel,
@@ -249,9 +251,9 @@ class Client:
             return False
         try:
             answer = self._whole(replace(trial.request, model=model))
-        except (RequestError, ServerError) as error:
-            if isinstance(error, ServerLost | NotAuthorized):
-                raise
+        except (ServerLost, ServerBusy, NotAuthorized, UnknownModel):
+            raise
+        except GemmaError:  # llama-cpp-python's server has status 500 for a part that it does not know
             return False
         return shows(feature, answer, self._whole(replace(trial.plain, model=model)) if trial.plain else None)
 

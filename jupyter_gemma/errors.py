@@ -194,6 +194,8 @@ def from_wire(status: int, body: object) -> GemmaError:
         401: NotAuthorized,
         403: NotAuthorized,
         404: UnknownModel,
+        429: ServerBusy,
+        503: ServerBusy,
     }
     cls = by_code.get(str(error.get("code"))) or by_status.get(status, GemmaError)
     return cls(str(error.get("message", "")), str(error.get("fix") or ""))

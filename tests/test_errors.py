@@ -5,7 +5,7 @@ import re
 import pytest
 
 from jupyter_gemma import errors
-from jupyter_gemma.errors import BadImage, GemmaError, NotAuthorized, RequestError, UnknownModel, from_wire
+from jupyter_gemma.errors import BadImage, GemmaError, NotAuthorized, RequestError, ServerBusy, UnknownModel, from_wire
 
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, GemmaError)]
 each_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
@@ -57,6 +57,8 @@ def test_wire_form_is_openais(cls: type[GemmaError]) -> None:
         (401, {"error": {"message": "m"}}, NotAuthorized, "m"),
         (403, {"error": {"message": "m", "code": None}}, NotAuthorized, "m"),
         (404, {"error": {"message": "m"}}, UnknownModel, "m"),
+        (429, {"error": {"message": "m", "code": "rate_limit_exceeded"}}, ServerBusy, "m"),
+        (503, "", ServerBusy, "HTTP status 503"),
         (400, {"error": {"message": "m", "code": "invalid_image", "fix": None}}, BadImage, "m"),
         (500, {"detail": "x"}, GemmaError, "HTTP status 500"),
         (502, "<html>", GemmaError, "HTTP status 502"),

@@ -5,7 +5,12 @@ so each oracle also checks the other one.
 """
 
 import ctypes
+import importlib.util
 import os
+import re
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +20,8 @@ import pytest
 import torch
 
 from jupyter_gemma.model.decoder import Prompt, SoftTokens
+from jupyter_gemma.settings import load_settings
+from jupyter_gemma.store import find_model, prepare
 
 PATCH = 48
 FRAME = 640
@@ -286,11 +293,14 @@ def llama_cpp():
     try:
         import llama_cpp
     except ImportError as error:
-        reason = f"llama-cpp-python is not installed ({error}); pip install 'jupyter-gemma[oracle]'"
-        if os.environ.get("GEMMA_REQUIRE_ALL"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        _absent(f"llama-cpp-python is not installed ({error})")
     return llama_cpp
+
+
+def _absent(what):
+    """Skip the test, or fail it where GEMMA_REQUIRE_ALL is set."""
+    reason = f"{what}; pip install 'jupyter-gemma[oracle]'"
+    pytest.fail(reason) if os.environ.get("GEMMA_REQUIRE_ALL") else pytest.skip(reason)
 
 
 class Llama:
@@ -379,3 +389,27 @@ def open_llama(llama_cpp):
     yield open_
     for llama in opened:
         llama.close()
+
+
+@pytest.fixture(scope="session")
+def llama_server(tmp_path_factory):
+    """URL of llama-cpp-python's server with the 270M weights."""
+    if importlib.util.find_spec("llama_cpp") is None or importlib.util.find_spec("sse_starlette") is None:
+        _absent("llama-cpp-python's server is not installed")
+    folder = tmp_path_factory.mktemp("llama")
+    path = prepare(
+        find_model("gemma3-270m", load_settings({"models_dir": str(folder)}, environ={})), lambda progress: None
+    )
+    options = ["--host", "127.0.0.1", "--port", "0", "--n_ctx", "512", "--n_threads", "1", "--chat_format", "gemma"]
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(next(path.glob("*.gguf"))), *options]
+    log = folder / "log"  # a pipe that nobody reads would fill up and stop it
+    with log.open("w") as stream, subprocess.Popen(command, stderr=stream, stdout=stream) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not (found := re.search(r"running on (http://\S+)", log.read_text())):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            yield found[1]
+        finally:
+            process.terminate()

@@ -5,15 +5,12 @@ Each test names what it needs, and runs on every server that has it.
 """
 
 import base64
-import importlib.util
 import io
 import json
 import math
 import os
 import re
 import signal
-import subprocess
-import sys
 import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +21,6 @@ import pytest
 
 from jupyter_gemma.discovery import find_or_start
 from jupyter_gemma.settings import load_settings
-from jupyter_gemma.store import find_model, prepare
 
 openai = pytest.importorskip("openai")
 
@@ -92,24 +88,6 @@ def our_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
     yield start
     for server in started.values():
         os.kill(server.pid, signal.SIGTERM)
-
-
-@pytest.fixture(scope="session")
-def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of llama-cpp-python's server with the 270M weights."""
-    if importlib.util.find_spec("llama_cpp") is None or importlib.util.find_spec("sse_starlette") is None:
-        reason = "llama-cpp-python's server is not installed; pip install 'jupyter-gemma[oracle]'"
-        pytest.fail(reason) if os.environ.get("GEMMA_REQUIRE_ALL") else pytest.skip(reason)
-    models = str(tmp_path_factory.mktemp("models"))
-    path = prepare(find_model("gemma3-270m", load_settings({"models_dir": models}, environ={})), lambda progress: None)
-    options = ["--host", "127.0.0.1", "--port", "0", "--n_ctx", "512", "--n_threads", "1", "--chat_format", "gemma"]
-    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(next(path.glob("*.gguf"))), *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        assert process.stderr is not None
-        found = next(filter(None, (re.search(r"running on (http://\S+)", line) for line in process.stderr)))
-        yield found[1]
-        process.terminate()
-        process.stderr.read()
 
 
 @pytest.fixture(scope="session")

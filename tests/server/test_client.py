@@ -24,6 +24,7 @@ from jupyter_gemma.errors import (
     NotAuthorized,
     PromptTooLong,
     RequestError,
+    ServerBusy,
     ServerError,
     ServerLost,
     ServerNotRunning,
@@ -304,6 +305,28 @@ def test_each_ability_is_tried_once(elsewhere: Callable[[str], Client], monkeypa
     assert len(server.bodies) == 2  # with a picture and without
     with pytest.raises(UnsupportedInput, match="offers no tools"):
         list(client.stream(ask(model="m", tools=({"type": "function", "function": {"name": "f"}},))))
+
+
+def test_a_trial_that_the_server_breaks_on_shows_a_lack(
+    elsewhere: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure: list[Exception] = [GemmaError("'type'")]
+
+    def judge(body: dict[str, Any]) -> tuple[str, int]:
+        if not isinstance(body["messages"][0]["content"], str):
+            raise failure[0]
+        return "Hello", 5
+
+    monkeypatch.setattr(client_module, "_call", Pretender(judge))
+    picture = Request((Message("user", (ImagePart(b"\x89PNG"),)),), model="m")
+    client = elsewhere("http://127.0.0.1:1/v1")
+    for error in (ServerBusy("Later."), ServerLost("Gone."), UnknownModel("No m."), NotAuthorized("No key.")):
+        failure[0] = error
+        with pytest.raises(type(error), match=error.message):
+            list(client.stream(picture))
+    failure[0] = GemmaError("'type'")
+    with pytest.raises(UnsupportedInput, match="takes no pictures"):
+        list(client.stream(picture))
 
 
 def test_a_plain_question_costs_no_trial(elsewhere: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch) -> None:
