@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "server": CONTRACT | {"settings", "discovery", "wire"},
     "notebook": CONTRACT | {"settings", "client"},
     "lab": CONTRACT | {"settings", "client", "wire"},
-    "bench": CONTRACT | {"settings", "model", "engine", "store", "client"},
+    "bench": CONTRACT | {"settings", "model", "engine", "store", "client", "notebook"},
     "finetune": CONTRACT | {"settings", "model", "engine"},
     "__main__": {"cli"},
     "__init__": {"notebook", "lab"},

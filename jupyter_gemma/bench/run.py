@@ -14,6 +14,7 @@ import torch
 from jupyter_gemma.bench.compare import compare
 from jupyter_gemma.bench.kernels import kernels
 from jupyter_gemma.bench.lookup import lookup
+from jupyter_gemma.bench.map import map  # noqa: A004 - see there
 from jupyter_gemma.bench.memory import memory
 from jupyter_gemma.bench.report import Report
 from jupyter_gemma.bench.serve import serve
@@ -24,7 +25,7 @@ from jupyter_gemma.errors import BadOption, GemmaError
 
 BENCHMARKS: Mapping[str, Callable[[Options], Report]] = {
     function.__name__: function
-    for function in (decode, batch, prefill, lookup, kernels, load, offload, memory, compare, serve)
+    for function in (decode, batch, prefill, lookup, kernels, load, offload, memory, compare, serve, map)
 }
 ALL = "all"
 

@@ -59,7 +59,7 @@ def serve(chosen: Options) -> Report:
     written = 8 if chosen.config.hidden_size < 256 else 64
     with TemporaryDirectory(prefix="jupyter-gemma-serve-") as scratch:
         folder = packed_folder(chosen.config, chosen, table="int4")
-        with _our_server(folder, Path(scratch)) as client:
+        with our_server(folder, Path(scratch)) as client:
             talk = Talk(client, chosen.config, written)
             figures = measure(talk, client.settings.prefill_chunk)
             ours = talk.rate(CLIENTS)
@@ -184,7 +184,7 @@ class Talk:
 
 
 @contextmanager
-def _our_server(folder: Path, scratch: Path) -> Iterator[Client]:
+def our_server(folder: Path, scratch: Path) -> Iterator[Client]:
     """Our server with the weights of a packed folder, which is given a vocabulary and a card."""
     size = PackedSource(folder / PACKED_NAME).config.vocab_size
     write_tokenizer(size, PackedSource(folder / PACKED_NAME).config.ids.bos, folder / "tokenizer.json")

@@ -34,6 +34,7 @@ FIGURES = {
     "offload": ("offload.slowdown_disk",),
     "memory": ("memory.peak_rss_gb",),
     "serve": ("serve.followup_share", "serve.speedup_4", "serve.ttft_chunks"),
+    "map": ("map.speedup_8", "map.rows_per_s"),
     "compare": (
         "decode.ratio_llamacpp",
         "prefill.ratio_llamacpp",
