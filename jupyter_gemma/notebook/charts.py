@@ -6,6 +6,7 @@ says so. Nothing is fetched: addresses inside a chart are not followed.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -21,17 +22,30 @@ MAX_POINTS = 12
 _REMOTE = re.compile(r"""(?:xlink:)?href\s*=\s*(?:"(?!\#|data:)[^"]*"|'(?!\#|data:)[^']*')|@import[^;]*;""", re.I)
 _REMOTE_CSS = re.compile(r"""url\(\s*["']?(?!\#|data:)[^)]*\)""", re.I)
 _ENTITIES = re.compile(r"<!DOCTYPE[^>\[]*(\[[^\]]*\])?[^>]*>", re.I)
+# kaleido draws in a browser that would fetch MathJax, maps and whatever pictures a figure names.
+_POLICY = "default-src file: data: blob: 'unsafe-inline' 'unsafe-eval'"
+DRAW_SECONDS = 30.0
 
 
 def from_plotly(figure: Any, limits: Limits) -> Item:
     """A plotly figure."""
     if importlib.util.find_spec("kaleido") is not None:
         try:
-            return plots.from_bytes(figure.to_image(format="png"), limits)
+            return plots.from_bytes(_drawn(figure), limits)
         except Exception as error:  # noqa: BLE001 kaleido needs a browser, and says so in many ways
             reason = f"kaleido: {type(error).__name__}"
         return _as_text(_plotly_text(figure), f"plotly figure as text ({reason})", limits)
     return _as_text(_plotly_text(figure), "plotly figure as text (kaleido would draw it)", limits)
+
+
+def _drawn(figure: Any) -> bytes:
+    """A plotly figure as PNG, drawn by kaleido in a page that may load nothing from elsewhere."""
+    kaleido: Any = importlib.import_module("kaleido")
+    page = kaleido.PageGenerator(mathjax=False)
+    before, _, after = page.header.partition("<head>")
+    page.header = f'{before}<head><meta http-equiv="Content-Security-Policy" content="{_POLICY}">{after}'
+    settings = {"page_generator": page, "timeout": DRAW_SECONDS}
+    return bytes(kaleido.calc_fig_sync(figure.to_dict(), opts={"format": "png"}, kopts=settings))
 
 
 def _plotly_text(figure: Any) -> Iterator[str]:
