@@ -39,6 +39,7 @@ ECHO_MODELS = (
     ModelCard("echo", "Echo", "A test engine: it repeats what it got.", ("text", "image", "audio")),
     ModelCard("echo-slow", "Slow echo", "A test engine: slow to load, then one word every 50 ms.", ("text",)),
     ModelCard("echo-broken", "Broken echo", "A test engine: it cannot be loaded.", ("text",)),
+    ModelCard("echo-base", "Base echo", "A test engine: it also continues texts.", ("text", "audio"), instruct=False),
 )
 
 KEPT = 1000

@@ -163,7 +163,7 @@ def test_serve_in_the_foreground_until_ctrl_c(settings: Settings) -> None:
 def test_a_failure_is_a_message_and_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = run(capsys, "load", "nope")
     assert (status, out) == (1, "")
-    assert err.endswith("There is no echo model 'nope'.\nThere are echo, echo-slow, echo-broken.\n")
+    assert err.endswith("There is no echo model 'nope'.\nThere are echo, echo-slow, echo-broken, echo-base.\n")
     status, _, err = run(capsys, "load", "echo-broken")
     assert (status, err.splitlines()[-2:]) == (
         1,

@@ -20,9 +20,9 @@ EXAMPLES = {"/v1/chat/completions": 60, "/gemma/render": 30}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
-    """An echo server."""
-    folder = tmp_path_factory.mktemp("state")
-    settings = load_settings({"engine": "echo", "runtime_dir": str(folder)}, environ={})
+    """An echo server, whose model continues texts as well: so every route has requests that succeed."""
+    state = {"engine": "echo", "model": "echo-base", "runtime_dir": str(tmp_path_factory.mktemp("state"))}
+    settings = load_settings(state, environ={})
     info = find_or_start(settings)
     yield info
     assert running_server(settings) == info, "the server did not survive"
@@ -87,5 +87,4 @@ def test_no_request_brings_the_server_down(
 
     check()
     print(path, seen)
-    # An echo model continues no text; of all other requests some are good ones.
-    assert min(seen) == (400 if path == "/v1/completions" else 200)
+    assert seen[200] > sum(seen.values()) / 50
