@@ -69,6 +69,7 @@ class GemmaEngine:
     ) -> None:
         self.card = card
         self._facts = facts or EngineStatus()
+        self.model = model
         self.builder = builder
         self._defaults = defaults
         self._speculation = speculation
