@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jupyter_gemma.model import ops
+from jupyter_gemma.model.adapter import Routing
 from jupyter_gemma.model.cache import SequenceCache
 from jupyter_gemma.model.config import AttentionConfig, ModelConfig
 from jupyter_gemma.model.embedders import VisionEmbedder, audio_projection, vision_projection
@@ -28,13 +29,14 @@ from jupyter_gemma.model.quant import QuantLinear, embedding, linear
 class SoftTokens:
     """A picture (``patches`` [P, values] and ``positions`` [P, 2]) or a clip (``frames`` [T, samples]).
 
-    It replaces the placeholder ids from ``offset`` on. See ``embedders`` for the units.
+    It replaces the placeholder ids from ``offset`` on. See ``embedders`` for the units. ``adapter``: see ``adapter``.
     """
 
     offset: int
     patches: Tensor | None = None
     positions: Tensor | None = None
     frames: Tensor | None = None
+    adapter: str = ""
 
     @property
     def count(self) -> int:
@@ -65,12 +67,13 @@ class Prompt:
 class Span:
     """The next ``count`` rows belong to the sequence of ``cache``; ``blocks`` [count] as in ``masks``.
 
-    A picture must not be cut: all its rows go into one span.
+    A picture must not be cut: all its rows go into one span. ``adapter`` names what is added to the weights for them.
     """
 
     count: int
     cache: SequenceCache
     blocks: Tensor | None = None
+    adapter: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,7 @@ class Gemma(nn.Module):
         super().__init__()
         self.config = config
         self.ops = ops.PLAIN_OPS
+        self.routing = Routing()
         kinds = kinds or {}
         table_kind = kinds.get("embed_tokens.weight", "float")
         self.embed_tokens = embedding(config.vocab_size, config.hidden_size, table_kind)
@@ -257,6 +261,7 @@ class Gemma(nn.Module):
         return rows
 
     def _soft_rows(self, soft: SoftTokens) -> Tensor:
+        self.routing.direct([(soft.count, soft.adapter)])
         if soft.patches is not None:
             return cast(Tensor, self.embed_vision(self.vision_embedder(soft.patches, soft.positions)))
         return cast(Tensor, self.embed_audio(soft.frames))
@@ -266,6 +271,7 @@ class Gemma(nn.Module):
 
         Every span's cache grows by its count.
         """
+        self.routing.direct((span.count, span.adapter) for span in spans)
         plans = {kind: self._plan(shape, spans, rows) for kind, shape in self.config.attention.items()}
         for index, block in enumerate(self.layers):
             rows = block(rows, plans[self.config.layers[index]], spans)

@@ -120,16 +120,23 @@ def _read_header(path: Path) -> Iterator[tuple[str, _Entry]]:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a mapping)
                 part = file.get_slice(key)
-                yield _our_name(key), _Entry(path, key, tuple(part.get_shape()), part.get_dtype())
+                yield our_name(key), _Entry(path, key, tuple(part.get_shape()), part.get_dtype())
     except (SafetensorError, OSError) as error:
         raise BadCheckpoint(f"{path} is not a whole safetensors file: {error}.", FETCH_AGAIN) from error
 
 
-def _our_name(key: str) -> str:
+def our_name(key: str) -> str:
+    """The name that we give to what transformers calls ``key``."""
     for prefix in _PREFIXES:
         if key.startswith(prefix):
             return key.removeprefix(prefix)
     return key
+
+
+def their_name(name: str, architecture: str) -> str:
+    """What transformers calls our ``name`` in a model of that architecture: the inverse of :func:`our_name`."""
+    inner = architecture == "gemma4_unified" and name.startswith(("layers.", "embed_tokens.", "norm."))
+    return f"model.language_model.{name}" if inner else f"model.{name}"
 
 
 def _harmless(name: str, tied: bool) -> bool:

@@ -1,16 +1,16 @@
 """The one door to fast code, chosen once when a model is loaded; callers never branch.
 
-A :class:`Path` is a way to compute ``x @ W.T`` with quantised weights: :data:`PLAIN` is ordinary torch and the
-twin that every other path is tested against, :data:`ATEN_INT4` is PyTorch's own 4-bit kernel for CPUs, and
-:func:`kernel_path` uses the wheel ``jupyter-gemma-kernels`` where it is installed. :class:`Ops` is the set of
-operations a decoder runs on.
+A :class:`Path` is a way to compute ``x @ W.T`` with quantised weights: :data:`PLAIN` is ordinary torch, the twin
+that every other path is tested against and the only one with gradients; :data:`ATEN_INT4` is PyTorch's own 4-bit
+kernel for CPUs, and :func:`kernel_path` uses the wheel ``jupyter-gemma-kernels`` where it is installed. :class:`Ops`
+is the set of operations a decoder runs on.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -108,14 +108,39 @@ def _inputs(vectors: Tensor) -> Tensor:
     return nibbles.to(torch.int8).flatten(-2) - 8
 
 
+class _PlainProduct(torch.autograd.Function):
+    """``x @ W.T``, expanding a panel of rows of W at a time. Only x has a gradient: quantised weights do not learn."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tiles: Tensor) -> Tensor:
+        """x [M, K] -> [M, N]."""
+        ctx.save_for_backward(tiles)
+        out = x.new_empty(x.shape[0], tiles.shape[0] * TILE_ROWS)
+        for panel, columns in _panels(tiles):
+            torch.mm(x, unpack(panel).to(x.dtype).t(), out=out[:, columns])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """[M, N] -> the gradient of x [M, K]."""
+        (tiles,) = ctx.saved_tensors
+        out = gradient.new_zeros(gradient.shape[0], tiles.shape[1] * GROUP)
+        for panel, columns in _panels(tiles):
+            out.addmm_(gradient[:, columns], unpack(panel).to(gradient.dtype))
+        return out, None
+
+
+def _panels(tiles: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """Some rows of tiles at a time, and the outputs that they give."""
+    size = max(1, _PANEL_VALUES // (tiles.shape[1] * GROUP * TILE_ROWS))
+    for start in range(0, tiles.shape[0], size):
+        panel = tiles[start : start + size]
+        yield panel, slice(start * TILE_ROWS, (start + len(panel)) * TILE_ROWS)
+
+
 def _plain_product(x: Tensor, tiles: Tensor, extra: Tensor | None) -> Tensor:
-    """``x @ W.T``, expanding a panel of rows of W at a time."""
-    panel = max(1, _PANEL_VALUES // (tiles.shape[1] * GROUP * TILE_ROWS))
-    out = x.new_empty(x.shape[0], tiles.shape[0] * TILE_ROWS)
-    for start in range(0, tiles.shape[0], panel):
-        weight = unpack(tiles[start : start + panel]).to(x.dtype)
-        torch.mm(x, weight.t(), out=out[:, start * TILE_ROWS : (start + panel) * TILE_ROWS])
-    return out
+    product: Tensor = _PlainProduct.apply(x, tiles)  # type: ignore[no-untyped-call]
+    return product
 
 
 def _plain_rms_norm(x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None = None) -> Tensor:

@@ -119,6 +119,7 @@ class QuantLinear(QuantWeight):
 
     def __init__(self, out_features: int, in_features: int, kind: WeightKind) -> None:
         super().__init__(out_features, in_features, kind)
+        self.in_features, self.out_features = in_features, out_features
         self.path: ops.Path = ops.PLAIN
         self.extra: Tensor | None = None
 
@@ -148,6 +149,7 @@ class Linear(nn.Module):
 
     def __init__(self, out_features: int, in_features: int, bias: bool = False) -> None:
         super().__init__()
+        self.in_features, self.out_features = in_features, out_features
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
 
