@@ -5,6 +5,7 @@ Each test names what it needs, and runs on every server that has it.
 """
 
 import base64
+import gc
 import io
 import json
 import math
@@ -101,6 +102,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     with openai.OpenAI(base_url=f"{url}/v1", api_key=token, max_retries=0, timeout=60) as client:
         model = client.models.list().data[0].id if name == "llama.cpp" else name
         yield Served(client, model)
+    gc.collect()  # a stream that broke off must not be collected later, amid the first import of httpx: openai fails then
 
 
 def on(*needed: str) -> Any:
