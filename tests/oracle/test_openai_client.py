@@ -102,7 +102,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     with openai.OpenAI(base_url=f"{url}/v1", api_key=token, max_retries=0, timeout=60) as client:
         model = client.models.list().data[0].id if name == "llama.cpp" else name
         yield Served(client, model)
-    gc.collect()  # a stream that broke off must not be collected later, amid the first import of httpx: openai fails then
+    gc.collect()  # a broken stream that is collected later, amid the first import of httpx, fails in openai
 
 
 def on(*needed: str) -> Any:
