@@ -31,7 +31,7 @@ export function mimeOf(name: string): string {
 }
 
 export function textAttachment(name: string, text: string, kind: 'text' | 'table' = 'text', note = ''): IAttachment {
-  const lines = text.split('\n').length;
+  const lines = text.trimEnd().split('\n').length;
   return { id: UUID.uuid4(), kind, name, note: note || `${lines} lines`, text: cut(text) };
 }
 

@@ -33,6 +33,11 @@ export class Server implements IServer {
     return models.find(card => card.name === name) ?? models.find(card => card.name === model) ?? blankCard(name);
   }
 
+  get resident(): ICard | null {
+    const name = this.chosen || this._resident();
+    return this.models.find(card => card.name === name) ?? null;
+  }
+
   /** Look now; also finds out whether the server extension is of our version. */
   async refresh(): Promise<void> {
     try {
@@ -40,6 +45,9 @@ export class Server implements IServer {
       this.command = command;
       this.mismatch = version === VERSION ? '' : version;
       this.status = server;
+      if (this._resident() && !this.models.length) {
+        await this.card();
+      }
     } catch (error) {
       this.status = { state: 'missing', model: '', error: explain(error) };
     }

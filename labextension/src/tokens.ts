@@ -205,6 +205,8 @@ export interface IServer {
   readonly changed: ISignal<IServer, void>;
   /** Card of the model that is asked; starts the server if there is none. */
   card(): Promise<ICard>;
+  /** Card of the model in memory, or chosen; null while none is known. */
+  readonly resident: ICard | null;
   choose(model: string): void;
   readonly chosen: string;
   refresh(): Promise<void>;

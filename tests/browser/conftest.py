@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,7 @@ READY = """async path => {
   await panel.context.ready;
   await panel.sessionContext.ready;
   await panel.sessionContext.session.kernel.info;
+  app.shell.collapseLeft?.();  // the list of files would show what other tests left
 }"""
 
 
@@ -94,6 +96,15 @@ class Lab:
         )
         nbformat.write(notebook, self.work / name)
         return name
+
+    @contextmanager
+    def settings(self, values: dict[str, object]) -> Iterator[None]:
+        """Our settings in JupyterLab, for pages that are opened meanwhile."""
+        file = Path(self.environment["JUPYTERLAB_SETTINGS_DIR"]) / "jupyter-gemma" / "plugin.jupyterlab-settings"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(values))
+        yield
+        file.unlink()
 
     def serve_echo(self) -> subprocess.Popen[bytes]:
         """Start a model server of its own process that answers with the echo models."""
@@ -219,14 +230,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     command += [f"--ServerApp.root_dir={work}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
+    command += ["--JupyterNotebookApp.expose_app_in_browser=True"]
     with (root / "lab.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=work, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_for(f"http://127.0.0.1:{port}/api/status", token, process, root / "lab.log")
         yield Lab(f"http://127.0.0.1:{port}/", token, work, environment)
     finally:
-        process.terminate()
-        process.wait(20)
+        end(process)
         subprocess.run([sys.executable, "-m", "jupyter_gemma", "stop"], env=environment, check=False)
 
 
@@ -250,6 +261,16 @@ def scripted(lab: Lab) -> Iterator[Callable[..., EchoEngine]]:
     lab.stop_model_server()
     for thread in threads:
         thread.join(10)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End JupyterLab, which first ends all its kernels."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait_for(url: str, token: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -300,6 +321,19 @@ def opened(page: Page, lab: Lab) -> Callable[..., Notebook]:
         if sources:
             lab.write(name, sources)
         page.goto(lab.address(name))
+        notebook = Notebook(page, name)
+        notebook.wait()
+        return notebook
+
+    return open_notebook
+
+
+@pytest.fixture
+def notebook7(page: Page, lab: Lab) -> Callable[[str], Notebook]:
+    """``notebook7(name)``: a notebook that exists, open in Notebook 7."""
+
+    def open_notebook(name: str) -> Notebook:
+        page.goto(f"{lab.url}notebooks/{name}?token={lab.token}")
         notebook = Notebook(page, name)
         notebook.wait()
         return notebook

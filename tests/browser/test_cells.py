@@ -61,3 +61,13 @@ def test_a_cell_is_changed_by_instruction_and_another_written(opened, scripted):
     prompt.get_by_role("textbox").press("Enter")
     prompt.get_by_role("button", name="Accept").click()
     expect(notebook.cell(1)).to_contain_text("y = x + 1")
+
+
+def test_code_is_continued_as_ghost_text_with_the_setting(opened, scripted, lab):
+    scripted(*[reply("```python\n(10)\n```")] * 5)
+    with lab.settings({"inlineCompletion": True}):
+        notebook = opened("ghost.ipynb", "")
+        notebook.cell(0).locator(".cm-content").click()
+        notebook.page.keyboard.type("range")
+        notebook.execute("inline-completer:invoke")
+        expect(notebook.cell(0).locator(".jp-GhostText")).to_have_text("(10)")

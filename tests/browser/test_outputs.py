@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 
+from PIL import Image
 from playwright.sync_api import expect
 
 PLOT = """import matplotlib.pyplot as plt
@@ -72,3 +74,64 @@ def test_the_context_menu_offers_what_fits(opened):
     notebook.run(1).locator(".jp-OutputArea-output").click(button="right", position={"x": 450, "y": 8})
     expect(transcribe).to_be_visible()
     expect(explain).to_have_count(0)
+
+
+DRAWN = """from IPython.display import HTML, SVG, display
+
+display(SVG('<svg xmlns="http://www.w3.org/2000/svg" width="120" height="80"><rect width="60" height="80"/></svg>'))
+display(HTML('<canvas id="drawn" width="200" height="100"></canvas><script>'
+             'document.getElementById("drawn").getContext("2d").fillRect(0, 0, 100, 100)</script>'))"""
+
+
+def test_drawings_become_pictures_of_their_pixels(opened, scripted):
+    engine = scripted()
+    notebook = opened("drawn.ipynb", DRAWN)
+    outputs = notebook.run(0)
+    expect(outputs).to_have_count(2)
+    notebook.hover(outputs.nth(0), "Ask…")
+    notebook.hover(outputs.nth(1), "Ask…")
+    expect(notebook.panel.locator(".jg-Composer .jg-Chip img")).to_have_count(2)
+    expect(notebook.ask("What are these?")).to_contain_text("What are these?")
+    sizes = []
+    for part in engine.requests[0].messages[-1].parts[:2]:
+        picture = Image.open(io.BytesIO(part.data)).convert("L")
+        sizes.append(picture.size)
+        width, height = picture.size
+        # Drawn black on the left, white paper on the right.
+        assert picture.getpixel((width // 4, height // 2)) == 0
+        assert picture.getpixel((3 * width // 4, height // 2)) == 255
+    assert sizes == [(120, 80), (200, 100)]
+
+
+PLOTLY = """import plotly.graph_objects as go
+
+go.Figure(go.Scatter(x=[1, 2, 3], y=[2, 5, 3]), layout={"width": 420, "height": 300})"""
+# As Altair gives it with renderers.enable("mimetype"); its own page loads Vega from the network.
+VEGA = """from IPython.display import display
+
+axes = {"x": {"field": "city", "type": "nominal"}, "y": {"field": "rain", "type": "quantitative"}}
+values = [{"city": "Rome", "rain": 60}, {"city": "Oslo", "rain": 90}]
+spec = {"data": {"values": values}, "mark": "bar", "encoding": axes, "width": 200, "height": 150}
+display({"application/vnd.vegalite.v5+json": spec}, raw=True)"""
+
+
+def test_what_the_browser_draws_is_explained_by_its_pixels(opened, scripted):
+    engine = scripted()
+    notebook = opened("charts.ipynb", PLOTLY, VEGA)
+    for index, drawn in enumerate((".js-plotly-plot .main-svg", ".vega-embed canvas, .vega-embed svg")):
+        output = notebook.run(index).first
+        expect(output.locator(drawn).first).to_be_visible()
+        notebook.hover(output, "Explain")
+        expect(notebook.cell(index).locator(".jg-OutputAnswer")).to_contain_text("Explain this plot")
+        picture = Image.open(io.BytesIO(engine.requests[index].messages[-1].parts[0].data)).convert("RGB")
+        assert len(picture.getcolors(1 << 20)) > 20  # lines and letters, not a blank sheet
+        assert picture.width > 200
+    notebook.shoot("charts")
+
+
+def test_with_the_setting_every_plot_is_explained(opened, scripted, lab):
+    scripted()
+    with lab.settings({"autoExplain": True}):
+        notebook = opened("auto.ipynb", PLOT)
+        notebook.run(0)
+        expect(notebook.cell(0).locator(".jg-OutputAnswer")).to_contain_text("Explain this plot")

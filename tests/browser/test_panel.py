@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import expect
 
 from jupyter_gemma.echo import Reply
 from jupyter_gemma.types import Chunk, ImagePart
 
+ROOT = Path(__file__).parents[2]
 FRAME = """import pandas as pd
 
 df = pd.DataFrame({"city": ["Rome", "Oslo", "Lima"], "rain": [60, 90, 2]})
@@ -31,7 +36,6 @@ def test_a_question_about_a_variable(opened):
     notebook = opened("table.ipynb", FRAME, CHART)
     expect(notebook.run(0)).to_contain_text("Oslo")
     plot = notebook.run(1)
-    notebook.execute("application:toggle-left-area")
     panel = notebook.open_panel()
     notebook.composer.press_sequentially("@d")
     option = panel.get_by_role("option", name=re.compile("^df"))
@@ -91,6 +95,41 @@ def test_a_picture_and_a_cell_are_dropped_in(opened, scripted):
     parts = engine.requests[0].messages[-1].parts
     assert isinstance(parts[0], ImagePart)
     assert parts[0].data.startswith(b"\x89PNG")
+
+
+PASTE = """(area, [name, base64, type]) => {
+    const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
+    const clipboardData = new DataTransfer();
+    clipboardData.items.add(new File([bytes], name, {type}));
+    area.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true, cancelable: true}));
+}"""
+
+
+def test_pictures_clips_and_tables_are_pasted_and_taken_out_again(opened, scripted):
+    engine = scripted()
+    notebook = opened("paste.ipynb", "x = 1")
+    panel = notebook.open_panel()
+    picture = io.BytesIO()
+    Image.new("RGB", (60, 40), "red").save(picture, "PNG")
+    files = [
+        ("red.png", picture.getvalue(), "image/png"),
+        ("said.wav", (ROOT / "examples" / "data" / "command.wav").read_bytes(), "audio/wav"),
+        ("rain.csv", b"city,rain\nRome,60\n", "text/csv"),
+    ]
+    chips = panel.locator(".jg-Composer .jg-Chip")
+    for number, (name, content, mime) in enumerate(files, 1):
+        notebook.composer.evaluate(PASTE, [name, base64.b64encode(content).decode(), mime])
+        expect(chips).to_have_count(number)
+    expect(chips.nth(0).locator("img")).to_have_count(1)
+    expect(chips.nth(1).locator(".jg-Wave-bars")).to_have_count(1)
+    expect(chips.nth(1).get_by_role("button", name="Play")).to_be_visible()
+    expect(chips.nth(2)).to_contain_text("rain.csv")
+    notebook.shoot("chips")
+    chips.nth(1).get_by_role("button", name="Remove").click()
+    expect(chips).to_have_count(2)
+    expect(notebook.ask("What is here?")).to_contain_text("What is here?")
+    kinds = [type(part).__name__ for part in engine.requests[0].messages[-1].parts]
+    assert kinds == ["ImagePart", "TextPart"]
 
 
 def test_conversations_stay_and_can_be_found(opened, scripted):
@@ -178,3 +217,4 @@ def test_two_tabs_share_the_model_and_keep_their_words(opened, scripted, page, l
     titles = notebook.panel.locator(".jg-Conversation-title")
     expect(titles.filter(has_text="asked in one tab")).to_have_count(1)
     expect(titles.filter(has_text="asked in the other tab")).to_have_count(1)
+    notebook.shoot("tabs")

@@ -18,7 +18,6 @@ def test_the_quickstart_runs_and_shows_its_answers(page, opened):
     expect(first.locator("img")).to_have_count(1)
     expect(first).to_contain_text(re.compile(r"15 text \+ 48 image tokens"))
     expect(first).to_contain_text("counts and ranks are often wrong")
-    notebook.execute("application:toggle-left-area")
     page.locator(".jp-CodeCell", has_text="fig, ax = plt.subplots").evaluate("cell => cell.scrollIntoView(true)")
     expect(page.locator(".jp-CodeCell", has_text="/explain fig").locator("img").first).to_be_in_viewport()
     notebook.shoot("quickstart")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from jupyter_gemma.discovery import running_server
 from jupyter_gemma.echo import Reply
+from jupyter_gemma.settings import load_settings
 from jupyter_gemma.types import Chunk
 
 AXE = Path(__file__).parents[2] / "labextension" / "node_modules" / "axe-core" / "axe.min.js"
@@ -47,6 +49,9 @@ def test_stop_stops_the_model(opened, scripted):
     assert engine.steps < 2000
     expect(notebook.page.locator(".jg-Status")).to_have_attribute("data-state", "ready")
     expect(notebook.ask("again")).to_contain_text("again")
+    notebook.page.locator(".jg-Status").click()
+    notebook.page.get_by_role("menuitem", name="Unload the Model").click()
+    expect(notebook.page.locator(".jg-Status")).to_have_text("no model loaded")
 
 
 def wait_for(condition) -> None:
@@ -91,11 +96,63 @@ def test_a_long_answer_streams_smoothly(opened, scripted):
         }
         return performance.now() - begun;
     }""")
+    # The observer sees what holds a frame up: this does, in a task of the page's own.
+    notebook.page.evaluate("""() => {
+        setTimeout(() => { const end = performance.now() + 120; while (performance.now() < end); });
+    }""")
+    notebook.page.wait_for_function("window.longest.some(duration => duration > 100)")
     notebook.page.evaluate("window.longest.length = 0")
     answer = notebook.ask("a long answer")
     expect(answer).to_contain_text("tokens/s", timeout=60_000)
     tasks = notebook.page.evaluate("window.longest")
-    print(json.dumps({"panel.open_ms": round(opening), "longest_tasks_ms": sorted(map(round, tasks))[-5:]}))
+    print(json.dumps({"panel.open_ms": round(opening), "frames_over_50_ms": sorted(map(round, tasks))}))
+    assert opening < 200
+    # On the clock, so other work on the machine may hold up a frame or two.
+    assert len(tasks) <= 3
+
+
+def test_another_server_answers_and_its_key_stays_out_of_the_browser(opened, scripted, lab):
+    scripted()
+    notebook = opened("remote.ipynb", "x = 1")
+    notebook.open_panel()
+    settings = load_settings({"runtime_dir": lab.environment["JUPYTER_RUNTIME_DIR"]}, environ={})
+    server = running_server(settings)
+    bodies: list[str] = []
+    notebook.page.on("response", lambda response: "/remote" in response.url and bodies.append(response.text()))
+    use_server(notebook, f"{server.url}/v1", server.token)
+    expect(notebook.page.locator(".jg-Status")).to_have_attribute("data-state", "remote")
+    expect(notebook.ask("who answers?")).to_contain_text("who answers?")
+    use_server(notebook, "", "")
+    expect(notebook.page.locator(".jg-Status")).not_to_have_attribute("data-state", "remote")
+    assert len(bodies) == 4
+    assert '"has_key": true' in bodies[2]
+    assert not [body for body in bodies if server.token in body]
+
+
+def use_server(notebook, address: str, key: str) -> None:
+    """Fill in the dialog of the model menu."""
+    notebook.page.locator(".jg-Status").click()
+    notebook.page.get_by_role("menuitem", name="Use Another Server…").click()
+    dialog = notebook.page.locator(".jp-Dialog")
+    dialog.get_by_label("Address").fill(address)
+    dialog.get_by_label("Key").fill(key)
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog).to_have_count(0)
+
+
+def test_a_download_is_shown_in_a_terminal(opened, scripted):
+    scripted()
+    notebook = opened("pull.ipynb", "x = 1")
+    shown: list[str] = []
+    notebook.page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: shown.append(str(frame))))
+    notebook.page.locator(".jg-Status").click()
+    notebook.page.get_by_role("menuitem", name="Download a Model…").click()
+    notebook.page.locator(".jp-Dialog input").fill("demo")
+    notebook.page.locator(".jp-Dialog").get_by_role("button", name="Download").click()
+    expect(notebook.page.locator(".jp-Terminal")).to_be_visible()
+    # The terminal draws on a canvas. What is no repository is refused before anything is asked of the network.
+    while not any("does not name a repository" in frame for frame in shown):
+        notebook.page.wait_for_timeout(50)
 
 
 def test_a_notebook_of_500_cells(opened):
@@ -110,6 +167,7 @@ def test_a_notebook_of_500_cells(opened):
         return performance.now() - begun;
     }""")
     print(json.dumps({"hover_500_cells_ms": round(took)}))
+    notebook.shoot("large")
 
 
 def test_the_dark_theme_and_no_serious_fault_of_accessibility(opened, scripted):
@@ -121,11 +179,9 @@ def test_the_dark_theme_and_no_serious_fault_of_accessibility(opened, scripted):
     expect(notebook.ask("What does it do?")).to_contain_text("rises")
     notebook.shoot("dark")
     notebook.page.add_script_tag(path=str(AXE))
-    for theme in ("JupyterLab Dark", "JupyterLab Light"):
+    for theme in ("JupyterLab Dark", "JupyterLab Dark High Contrast", "JupyterLab Light"):
         notebook.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
-        notebook.page.wait_for_function(
-            "light => document.body.dataset.jpThemeLight === light", arg=str(theme.endswith("Light")).lower()
-        )
+        notebook.page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme)
         found = panel.evaluate("node => window.axe.run(node).then(result => result.violations)")
         serious = [
             (fault["id"], [node["html"][:120] for node in fault["nodes"]])

@@ -69,7 +69,7 @@ export function Composer({ drafts }: IComposerProps): JSX.Element {
           aria-autocomplete="list"
           aria-controls={completions.items.length ? LIST_ID : undefined}
           aria-activedescendant={completions.items.length ? `${LIST_ID}-${completions.active}` : undefined}
-          placeholder={trans.__('Ask…  @ names a cell or variable, / commands')}
+          placeholder={trans.__('Ask…  @ to name, / for commands')}
           onChange={event => draft.type(event.target.value, event.target.selectionStart)}
           onSelect={event => draft.setCaret(event.currentTarget.selectionStart)}
           onKeyDown={onKeyDown}

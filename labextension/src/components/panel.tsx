@@ -116,9 +116,12 @@ function Empty(): JSX.Element {
   const { gemma, command, trans } = usePanel();
   const offers: [string, string][] = [
     [trans.__('Explain the last plot'), '/explain'],
-    [trans.__('Fix the last error'), '/fix'],
-    [trans.__('What is in this notebook?'), '/summarise']
+    [trans.__('Transcribe the last clip'), '/transcribe']
   ];
+  // The small ones know only the words of their training.
+  if (gemma.server.resident?.extras) {
+    offers.push([trans.__('Fix the last error'), '/fix'], [trans.__('What is in this notebook?'), '/summarise']);
+  }
   const { error } = gemma.server.status;
   return (
     <div className="jg-Empty">

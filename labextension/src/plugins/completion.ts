@@ -31,15 +31,8 @@ export const completionPlugin: JupyterFrontEndPlugin<void> = {
     translator: ITranslator | null
   ): void => {
     const trans = (translator ?? nullTranslator).load('jupyter_gemma');
-    let registered = false;
-    const register = () => {
-      if (gemma.settings.inlineCompletion && manager && !registered) {
-        registered = true;
-        manager.registerInlineProvider(new Provider(gemma, trans.__('Gemma')));
-      }
-    };
-    gemma.settingsChanged.connect(register);
-    register();
+    // JupyterLab reads the list of providers once, when it starts; the setting is looked at with each question.
+    manager?.registerInlineProvider(new Provider(gemma, trans.__('Gemma')));
   }
 };
 
@@ -53,9 +46,12 @@ class Provider implements IInlineCompletionProvider {
   readonly icon = gemmaIcon;
 
   async fetch(request: CompletionHandler.IRequest): Promise<IInlineCompletionList> {
+    if (!this._gemma.settings.inlineCompletion) {
+      return { items: [] };
+    }
     const abort = this._begin();
     await new Promise(resolve => setTimeout(resolve, PAUSE_MS));
-    if (abort.signal.aborted || !this._gemma.settings.inlineCompletion) {
+    if (abort.signal.aborted) {
       return { items: [] };
     }
     const insertText = await this._ask(request, abort.signal).catch(() => '');

@@ -190,9 +190,16 @@ function moveAnswer(target: ITarget): void {
 function explainByThemselves(gemma: IGemma, tracker: INotebookTracker, answers: OutputAnswers): void {
   NotebookActions.executed.connect((_, { cell, notebook, success }) => {
     const panel = tracker.find((widget: NotebookPanel) => widget.content === notebook);
-    const target = panel && cell instanceof CodeCell ? lastOutput(panel, cell) : null;
-    if (gemma.settings.autoExplain && success && target && kindOf(outputOf(target)) === 'picture') {
-      void answers.ask(target, 'explain');
+    if (gemma.settings.autoExplain && success && panel && cell instanceof CodeCell) {
+      // From the last one upwards: an answer moves only what stands below it.
+      picturesOf(panel, cell)
+        .reverse()
+        .forEach(target => void answers.ask(target, 'explain'));
     }
   });
+}
+
+function picturesOf(panel: NotebookPanel, cell: CodeCell): ITarget[] {
+  const all = [...Array(cell.outputArea.model.length).keys()].map(index => ({ panel, cell, index }));
+  return all.filter(target => kindOf(outputOf(target)) === 'picture');
 }
