@@ -50,6 +50,7 @@ def create_app(worker: Worker, info: ServerInfo, stop: Callable[[], None]) -> Fa
     routes = Routes(worker, info, stop)
     both = ("application/json", STREAM)
     _add(app, "GET /v1/models", routes.models)
+    _add(app, "GET /v1/models/{name}", routes.model)
     _add(app, "POST /v1/chat/completions", routes.chat, document.chat_body(), *both)
     _add(app, "POST /v1/completions", routes.complete, document.completion_body(), *both)
     kinds = ("application/json", "text/plain", STREAM)

@@ -125,6 +125,7 @@ def parse_transcription(fields: Mapping[str, bytes]) -> TranscriptionOrder:
     if not fields.get("file"):
         raise RequestError("The form has no file, or an empty one.", "Send the clip in the field file.")
     form = _one_of(fields, "response_format", FORMATS)
+    _one_of(fields, "timestamp_granularities", ("segment",))
     stream = _one_of(fields, "stream", ("false", "true")) == "true"
     prompt = _text(fields, "prompt")
     parts = (AudioPart(fields["file"]), *((TextPart(prompt),) if prompt else ()))

@@ -22,7 +22,7 @@ from jupyter_gemma.server.log import prompts
 from jupyter_gemma.server.memory import memory_bytes
 from jupyter_gemma.server.worker import Job, Worker
 from jupyter_gemma.types import Chunk, Engine, ModelCard, Request, Segment, Usage
-from jupyter_gemma.wire.answer import DONE, KEEP_ALIVE, AnswerEncoder, Head, event, progress_comment
+from jupyter_gemma.wire.answer import DONE, KEEP_ALIVE, AnswerEncoder, Head, card_json, event, progress_comment
 from jupyter_gemma.wire.request import CLIENT_HEADER, as_choice, choices_wanted, parse_completion, parse_request
 from jupyter_gemma.wire.transcript import transcript_done, transcript_event
 
@@ -90,6 +90,10 @@ class Routes:
     async def models(self) -> dict[str, Any]:
         """List the models; each entry has its card."""
         return openai_api.model_list(await asyncio.to_thread(self._worker.models))
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """One entry of that list."""
+        return card_json(await asyncio.to_thread(self._worker.find, name))
 
     async def chat(self, http: HttpRequest) -> Response:
         """Answer a chat, streamed or whole, once or several times."""

@@ -123,6 +123,9 @@ def test_models_are_listed(served: Served) -> None:
 def test_every_model_has_its_card(served: Served) -> None:
     entries = {model.id: model for model in served.client.models.list()}
     assert entries[served.model].model_extra["card"]["name"] == served.model
+    assert served.client.models.retrieve(served.model) == entries[served.model]
+    with pytest.raises(openai.NotFoundError, match="'gpt-4'"):
+        served.client.models.retrieve("gpt-4")
 
 
 # -- whole answers ---

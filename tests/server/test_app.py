@@ -65,7 +65,13 @@ def lines_of(server: Any, body: dict[str, Any], path: str = "/v1/chat/completion
 
 
 def test_the_route_list_is_complete() -> None:
-    expected = {"/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/audio/transcriptions"}
+    expected = {
+        "/v1/models",
+        "/v1/models/{name}",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/audio/transcriptions",
+    }
     expected |= {f"/gemma/{name}" for name in ("status", "metrics", "load", "unload", "stop", "tokenize", "render")}
     assert expected <= {path for _, path in ROUTES}
 
@@ -453,6 +459,7 @@ def test_a_transcript_is_streamed(transcribe: Callable[..., httpx.Response]) -> 
         ({"temperature": "hot"}, "temperature is 'hot'"),
         ({"temperature": "nan"}, "temperature is 'nan'"),
         ({"stream": "maybe"}, "stream is 'maybe'"),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities is 'word'"),
         ({"path": "/etc/passwd"}, "no field 'path'"),
     ],
 )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -96,6 +97,7 @@ def test_no_path_from_a_request_is_opened(watched: Watched) -> None:
         form = {"files": {"file": (name, clip())}, "data": {"prompt": path, "language": path}}
         assert watched.http.post("/v1/audio/transcriptions", **form).status_code == 200  # type: ignore[arg-type]
         assert watched.http.post("/gemma/load", json={"model": name}).status_code == 404
+        assert watched.http.get(f"/v1/models/{quote(name, safe='')}").status_code == 404
     assert watched.seen("open"), "the watch works"
     assert [line for line in watched.seen("open") if MARK in line] == []
     assert watched.seen("subprocess.Popen") + watched.seen("os.system") == []
