@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from jupyter_gemma.bench.report import Report, rounded
-from jupyter_gemma.bench.subject import Options, Subject, packed_folder
+from jupyter_gemma.bench.subject import CHUNK, Options, Subject, packed_folder
 from jupyter_gemma.errors import GemmaError
 from jupyter_gemma.model.decoder import Prompt, SoftTokens
 from jupyter_gemma.model.random import random_prompt
 
-_CONTEXT, _PROMPT, _CHUNK = 8192, 2000, 512
+_CONTEXT, _PROMPT = 8192, 2000
 _SIDE, _FRAMES = 16, 50  # a picture of 16 x 16 patches, two seconds of sound
 
 
@@ -59,14 +59,14 @@ def _measure(folder: Path) -> dict[str, float]:
 
 def _chunks(subject: Subject) -> list[Prompt]:
     """A prompt in the pieces in which the engine reads it; the first holds a picture and a clip."""
-    pieces = torch.split(random_prompt(subject.config, _PROMPT), _CHUNK)
+    pieces = torch.split(random_prompt(subject.config, _PROMPT), CHUNK)
     config, soft = subject.config, []
     if config.vision is not None:
         patches = torch.rand(_SIDE * _SIDE, config.vision.patch_values)
         positions = torch.cartesian_prod(torch.arange(_SIDE), torch.arange(_SIDE))
         soft.append(SoftTokens(8, patches=patches, positions=positions))
     if config.audio is not None:
-        soft.append(SoftTokens(_CHUNK - _FRAMES, frames=torch.rand(_FRAMES, config.audio.frame)))
+        soft.append(SoftTokens(CHUNK - _FRAMES, frames=torch.rand(_FRAMES, config.audio.frame)))
     return [Prompt(pieces[0], tuple(soft)), *(Prompt(piece) for piece in pieces[1:])]
 
 

@@ -21,6 +21,8 @@ from jupyter_gemma.types import ProgressCallback
 
 #: Positions that a sequence has before its speed is taken.
 CONTEXT = 64
+#: Positions that the engine reads at once.
+CHUNK = 512
 
 _TINY = replace(
     GEMMA4_12B,
@@ -111,8 +113,10 @@ class Subject:
         generator = torch.Generator().manual_seed(0)
         for index, layer in enumerate(cache.layers if positions else ()):
             shape = self.config.layer(index)
-            values = torch.randn(shape.kv_heads, positions, shape.head_dim, generator=generator)
-            layer.append(values, values)
+            # In pieces, as the engine reads: a sliding layer would keep all that comes at once.
+            for piece in torch.split(torch.empty(positions), CHUNK):
+                values = torch.randn(shape.kv_heads, len(piece), shape.head_dim, generator=generator)
+                layer.append(values, values)
         cache.length = positions
         return cache
 
