@@ -14,14 +14,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from jupyter_gemma.errors import BadOption, GemmaError, ServerError, ServerStartFailed
+from jupyter_gemma.finetune.plan import Plan, make_plan, read_plan
 from jupyter_gemma.settings import Settings, load_settings, parse_setting
 from jupyter_gemma.types import Engine, ModelCard, Progress, ProgressCallback
 
 if TYPE_CHECKING:
+    from jupyter_gemma.finetune.train import Base
+    from jupyter_gemma.model.placement import DeviceName
     from jupyter_gemma.server.worker import Worker
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -72,6 +76,17 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument("name", nargs="?", help="Repository on the hub; by default Gemma 4 12B.")
     pull.add_argument("--revision", help="Branch, tag or commit; by default main.")
     add("rm", _rm, "Delete a downloaded model.").add_argument("name", help="Its name.")
+    tune = add("finetune", _finetune, "Teach a model something new, from conversations in a file.")
+    tune.add_argument("config", nargs="?", help="TOML file with the keys of a run, which are also the options here.")
+    for key in fields(Plan):
+        if key.name not in ("model", "checkpointing"):
+            option = f"--{key.name.replace('_', '-')}"
+            tune.add_argument(option, dest=f"plan_{key.name}", type=type(key.default), metavar="VALUE")
+    tune.add_argument("--checkpointing", dest="plan_checkpointing", action="store_true", default=None)
+    merge = add("merge", _merge, "Write a model with an adapter merged into it, as a model of its own.")
+    merge.add_argument("name", help="Name of the adapter, or its folder.")
+    merge.add_argument("out", help="Name of the new model, or a folder for it.")
+    merge.add_argument("--form", choices=("safetensors", "packed"), default="safetensors")
     bench = add("bench", _bench, "Measure speed and memory, with random weights of the real model's shape.")
     bench.add_argument("names", nargs="*", metavar="NAME", help="As decode or compare; by default all.")
     bench.add_argument("--shape", default="12b-12", help='By default "12b-12", the first 12 layers of the 12B.')
@@ -266,6 +281,70 @@ def _rm(settings: Settings, arguments: argparse.Namespace) -> None:
 
     model = remove_model(arguments.name, settings)
     print(f"{model.name} is deleted ({_size(model.size_bytes)}).")
+
+
+# -- teaching --------------------------------------------------------------------------------------------------
+
+
+def _finetune(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.finetune.train import Training
+
+    given = read_plan(Path(arguments.config)) if arguments.config else {}
+    options = {key.removeprefix("plan_"): value for key, value in vars(arguments).items() if key.startswith("plan_")}
+    plan = make_plan({**given, **{key: value for key, value in options.items() if value is not None}})
+    if not plan.data:
+        raise BadOption("There is no data to learn from.", "jupyter gemma finetune --data conversations.jsonl")
+    name = plan.out or Path(plan.data).stem
+    plan = replace(plan, out=str(_place(name, Path(settings.adapters_dir), Path(settings.models_dir), plan)))
+    with _ProgressLine() as report:
+        training = Training(_base(settings, plan, report), plan, report)
+        state = training.run()
+    best = f", best held-out loss {state.best:.4f}" if plan.valid else ""
+    print(f"{state.step} steps done{best}. The result is in {plan.out}.")
+
+
+def _place(name: str, adapters: Path, models: Path, plan: Plan) -> Path:
+    """A name alone stands for a place where the result is found by its name."""
+    if Path(name).name != name:
+        return Path(name)
+    return (models if plan.method == "full" else adapters) / name
+
+
+def _base(settings: Settings, plan: Plan, report: ProgressCallback) -> Base:
+    import torch
+
+    from jupyter_gemma.engine.engine import load_builder
+    from jupyter_gemma.finetune.train import Base
+    from jupyter_gemma.model.checkpoint import load
+    from jupyter_gemma.store import find_model, prepare
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    model = find_model(plan.model or settings.model, settings)
+    path = prepare(model, report)
+    packed = Path(settings.models_dir) / ".packed" / model.name
+    loaded = load(
+        path,
+        quantization="int4" if plan.method == "qlora" else "none",
+        device=cast("DeviceName", settings.device),
+        cache_dir=packed,
+        progress=report,
+    )
+    builder = load_builder(path, loaded.config, model.card, settings.context_length)
+    return Base(loaded, builder, path, model.name)
+
+
+def _merge(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.finetune.export import export
+    from jupyter_gemma.store import find_model, prepare
+
+    given = Path(arguments.name)
+    adapter = given if given.is_dir() else Path(settings.adapters_dir) / arguments.name
+    out = Path(arguments.out)
+    out = Path(settings.models_dir) / out if out.name == arguments.out else out
+    with _ProgressLine() as report:
+        export(prepare(find_model("", settings), report), adapter, out, arguments.form, report)
+    print(f"The merged model is in {out}.")
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------

@@ -40,6 +40,10 @@ class Settings(Configurable):
     unix_socket = Unicode("", help="Path of a Unix socket on which the server listens too; empty: none.").tag(
         config=True
     )
+    adapter = Unicode(
+        "", help="Adapter of answers that name none: a name in adapters_dir, or the folder itself; empty: none."
+    ).tag(config=True)
+    adapters_dir = Unicode(help="Folder of adapters, which requests can name.").tag(config=True)
     keep_alive = Float(900.0, help="Seconds without a question after which the model is unloaded; -1: never.").tag(
         config=True
     )
@@ -80,6 +84,9 @@ class Settings(Configurable):
 
     def _models_dir_default(self) -> str:
         return str(Path(jupyter_data_dir()) / "gemma" / "models")
+
+    def _adapters_dir_default(self) -> str:
+        return str(Path(jupyter_data_dir()) / "gemma" / "adapters")
 
     def _runtime_dir_default(self) -> str:
         return str(jupyter_runtime_dir())

@@ -119,7 +119,9 @@ class Request:
 
     ``model`` "" means the server's default. ``image_tokens`` is the budget of soft tokens a picture gets
     (70, 140, 280, 560 or 1120; None: the checkpoint's own). ``tools`` are OpenAI function declarations.
-    ``client`` names who asks: clients take turns when there is more to do than fits; "" shares one turn.
+    ``adapter`` names what is added to the model's weights for this answer ("": what the server was started with,
+    "none": nothing). ``client`` names who asks: clients take turns when there is more to do than fits; "" shares one
+    turn.
     """
 
     messages: tuple[Message, ...]
@@ -130,6 +132,7 @@ class Request:
     tools: tuple[Mapping[str, Any], ...] = ()
     constraint: Constraint | None = None
     client: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

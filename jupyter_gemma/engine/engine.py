@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from accelerate.utils import convert_file_size_to_int
 
+from jupyter_gemma.engine.adapters import Shelf
 from jupyter_gemma.engine.answer import Answer
 from jupyter_gemma.engine.constraint import GrammarMaker
 from jupyter_gemma.engine.media import read_media_config
@@ -30,6 +31,7 @@ from jupyter_gemma.engine.transcribe import transcribe
 from jupyter_gemma.errors import BadOption
 from jupyter_gemma.model import ops
 from jupyter_gemma.model.checkpoint import Quantization, load
+from jupyter_gemma.model.config import ModelConfig
 from jupyter_gemma.model.decoder import Gemma
 from jupyter_gemma.model.placement import DeviceName, free_memory
 from jupyter_gemma.settings import Settings
@@ -50,6 +52,7 @@ class GemmaEngine:
         max_waiting: requests that may wait for their turn.
         cache_dtype: of stored keys and values; None: what suits the model.
         speculation: how to draft answers; None: not at all.
+        adapters: those that requests may name; None: none.
         facts: digest, quantization and weight_bytes, as the status tells them.
     """
 
@@ -66,6 +69,7 @@ class GemmaEngine:
         cache_dtype: torch.dtype | None = None,
         facts: EngineStatus | None = None,
         speculation: Speculation | None = None,
+        adapters: Shelf | None = None,
     ) -> None:
         self.card = card
         self._facts = facts or EngineStatus()
@@ -73,6 +77,7 @@ class GemmaEngine:
         self.builder = builder
         self._defaults = defaults
         self._speculation = speculation
+        self._adapters = adapters or Shelf(model, None)
         self._vocab_size = model.config.vocab_size
         self._stops = frozenset((*defaults.eos, *model.config.ids.eos))
         self._grammars = GrammarMaker(builder.tokenizer, self._stops)
@@ -121,7 +126,8 @@ class GemmaEngine:
         self._scheduler.close()
 
     def _prepare(self, request: Request, cancel: threading.Event) -> Sequence:
-        built = self.builder.build(request)
+        adapter = self._adapters.take(request.adapter)
+        built = self.builder.build(request).with_adapter(adapter)
         answer = self._answer(request, built)
         speculator = None if self._speculation is None else self._speculation.begin(answer.ids)
         outbox = Outbox(self._scheduler.wake)
@@ -175,6 +181,22 @@ def drafter_folder(settings: Settings, card: ModelCard) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def load_builder(path: Path, config: ModelConfig, card: ModelCard, context_length: int = 0) -> PromptBuilder:
+    """What makes the prompts of the checkpoint at ``path``; ``context_length`` 0: what the model allows.
+
+    Raises:
+        BadCheckpoint: tokenizer, template or processor cannot be used.
+    """
+    tokenizer = load_tokenizer(path)
+    return PromptBuilder(
+        config=config,
+        tokenizer=tokenizer,
+        template=load_template(path, tokenizer, instruct=card.instruct, architecture=config.architecture),
+        media=read_media_config(path, config),
+        context_length=min(context_length or config.max_positions, config.max_positions),
+    )
+
+
 def load_engine(path: Path, card: ModelCard, settings: Settings, progress: ProgressCallback) -> GemmaEngine:
     """Load a checkpoint with everything around it.
 
@@ -189,8 +211,6 @@ def load_engine(path: Path, card: ModelCard, settings: Settings, progress: Progr
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    progress(Progress("reading the tokenizer"))
-    tokenizer = load_tokenizer(path)
     packed = Path(settings.models_dir) / ".packed" / card.name
     loaded = load(
         path,
@@ -203,13 +223,10 @@ def load_engine(path: Path, card: ModelCard, settings: Settings, progress: Progr
     )
     config = loaded.config
     loaded.model.use(ops.choose_ops(cast(ops.OpsChoice, settings.ops), loaded.model.norm.weight.device.type))
-    builder = PromptBuilder(
-        config=config,
-        tokenizer=tokenizer,
-        template=load_template(path, tokenizer, instruct=card.instruct, architecture=config.architecture),
-        media=read_media_config(path, config),
-        context_length=min(settings.context_length or config.max_positions, config.max_positions),
-    )
+    progress(Progress("reading the tokenizer"))
+    builder = load_builder(path, config, card, settings.context_length)
+    adapters = Shelf(loaded.model, Path(settings.adapters_dir), settings.adapter)
+    adapters.take("")
     return GemmaEngine(
         card,
         loaded.model,
@@ -221,6 +238,7 @@ def load_engine(path: Path, card: ModelCard, settings: Settings, progress: Progr
         speculation=plan_speculation(
             cast(SpeculationChoice, settings.speculation), loaded.model, drafter_folder(settings, card)
         ),
+        adapters=adapters,
         facts=EngineStatus(
             digest=loaded.digest,
             quantization=next((kind for kind in ("int4", "int8") if kind in loaded.kinds.values()), "none"),

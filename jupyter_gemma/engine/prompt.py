@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -44,6 +44,16 @@ class BuiltPrompt:
     usage: Usage
     keys: torch.Tensor
     questions: tuple[int, ...] = ()
+    adapter: str = ""
+
+    def with_adapter(self, adapter: str) -> BuiltPrompt:
+        """The same prompt, to be computed with an adapter ("": none): nothing of it is shared with other adapters."""
+        if not adapter:
+            return self
+        keys = self.keys.clone()
+        keys[0] = -int.from_bytes(hashlib.blake2b(adapter.encode(), digest_size=7).digest(), "big") - 1
+        soft = tuple(replace(media, adapter=adapter) for media in self.prompt.soft)
+        return replace(self, prompt=replace(self.prompt, soft=soft), keys=keys, adapter=adapter)
 
 
 @dataclass(frozen=True)
@@ -194,7 +204,7 @@ def _cut(soft: SoftTokens, start: int, end: int) -> SoftTokens:
     part = slice(first, end - soft.offset)
     values = (soft.patches, soft.positions, soft.frames)
     patches, positions, frames = (None if rows is None else rows[part] for rows in values)
-    return SoftTokens(soft.offset + first - start, patches, positions, frames)
+    return replace(soft, offset=soft.offset + first - start, patches=patches, positions=positions, frames=frames)
 
 
 def chunk_end(prompt: Prompt, start: int, size: int) -> int:

@@ -112,7 +112,7 @@ def forward(model: Gemma, work: Work) -> list[tuple[Sequence, Tensor, Tensor]]:
 def _moved(media: SoftTokens, offset: int, device: torch.device) -> SoftTokens:
     values = (media.patches, media.positions, media.frames)
     patches, positions, frames = (None if rows is None else rows.to(device) for rows in values)
-    return SoftTokens(media.offset + offset, patches, positions, frames)
+    return replace(media, offset=media.offset + offset, patches=patches, positions=positions, frames=frames)
 
 
 class Scheduler:

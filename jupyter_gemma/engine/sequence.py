@@ -152,12 +152,12 @@ class Sequence:
 
     def rows(self, end: int) -> tuple[Prompt, Span]:
         """What goes into the model to compute up to ``end``."""
-        start = self.computed
+        start, adapter = self.computed, self.built.adapter
         if start >= self.length:
             ids = [*self.answer.ids[start:], *self.drafted][: end - start]
-            return Prompt(torch.tensor(ids)), Span(end - start, self.cache)
+            return Prompt(torch.tensor(ids)), Span(end - start, self.cache, adapter=adapter)
         blocks = None if self._blocks is None else self._blocks[start:end]
-        return piece(self.built.prompt, start, end), Span(end - start, self.cache, blocks)
+        return piece(self.built.prompt, start, end), Span(end - start, self.cache, blocks, adapter)
 
     def draft(self, most: int, company: int) -> None:
         """Guess what comes next, at most ``most`` tokens; so many sequences are computed together."""

@@ -1,7 +1,7 @@
 """A question on the wire: the body of ``POST /v1/chat/completions``, read and written.
 
 The body is OpenAI's (https://platform.openai.com/docs/api-reference/chat/create) with these additions: ``top_k``,
-``min_p``, ``repetition_penalty``, ``thinking``, ``image_tokens``, ``regex``, ``choice``, and the content part
+``min_p``, ``repetition_penalty``, ``thinking``, ``image_tokens``, ``adapter``, ``regex``, ``choice``, and the part
 ``{"type": "video", "frames": [{"seconds": 0.5, "image_url": {"url": "data:..."}}]}``.
 """
 
@@ -42,7 +42,18 @@ ROLES: Mapping[str, Role] = {
     "assistant": "assistant",
     "tool": "tool",
 }
-OTHERS = ("messages", "model", "stream", "stop", "thinking", "reasoning_effort", "tools", "tool_choice", "logprobs")
+OTHERS = (
+    "messages",
+    "model",
+    "stream",
+    "stop",
+    "thinking",
+    "reasoning_effort",
+    "tools",
+    "tool_choice",
+    "logprobs",
+    "adapter",
+)
 # Fields that cannot change the answer of a local server.
 IGNORED = (
     *("user", "metadata", "store", "stream_options", "service_tier", "parallel_tool_calls"),
@@ -94,6 +105,7 @@ def parse_request(body: Mapping[str, Any]) -> Request:
         image_tokens=number(body, "image_tokens"),
         tools=_tools(body),
         constraint=constraint.parse_constraint(body),
+        adapter=get(body, "adapter", str, default=""),
     )
 
 
@@ -273,6 +285,7 @@ def request_body(request: Request) -> dict[str, Any]:
         **{"logprobs": None if sampling.logprobs is None else True, "top_logprobs": sampling.logprobs or None},
         **{"thinking": request.thinking or None, "image_tokens": request.image_tokens},
         **{"tools": [dict(tool) for tool in request.tools] or None, "model": request.model or None},
+        **{"adapter": request.adapter or None},
     }
     return {
         "messages": [_message_json(message) for message in request.messages],
