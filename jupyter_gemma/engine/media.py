@@ -37,11 +37,15 @@ DEFAULT_RATE = 16000
 
 @dataclass(frozen=True)
 class MediaConfig:
-    """``image_budget`` soft tokens a picture; ``frame`` samples a soft token at ``rate`` Hz (0: no sound)."""
+    """``image_budget`` soft tokens a picture; ``frame`` samples a soft token at ``rate`` Hz (0: no sound).
+
+    ``multiple``: the frames of a clip are filled up to a multiple of this number, for a model that was trained so.
+    """
 
     image_budget: int = DEFAULT_BUDGET
     frame: int = 0
     rate: int = DEFAULT_RATE
+    multiple: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def read_media_config(path: Path, config: ModelConfig) -> MediaConfig:
         image_budget=int(image.get("max_soft_tokens", DEFAULT_BUDGET)),
         frame=frame,
         rate=int(sound.get("sampling_rate", DEFAULT_RATE)),
+        multiple=int(sound.get("audio_tokens_multiple", 1)),
     )
 
 
@@ -180,15 +185,18 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, layer).convert("RGB")
 
 
-def read_clip(data: bytes, *, frame: int, rate: int = DEFAULT_RATE, max_seconds: float = 30.0) -> Tensor:
+def read_clip(
+    data: bytes, *, frame: int, rate: int = DEFAULT_RATE, multiple: int = 1, max_seconds: float = 30.0
+) -> Tensor:
     """Decode a clip to mono at ``rate`` Hz and cut it into frames: float32 ``[T, frame]`` in [-1, 1].
 
-    The last frame is filled up with zeros.
+    The end is filled up with zeros.
 
     Args:
         data: an encoded file: whatever libsndfile reads (WAV, FLAC, OGG, MP3, ...) or librosa's other readers.
         frame: samples of one soft token (640 for Gemma 4: 40 ms).
         rate: samples a second that the model expects.
+        multiple: of which T is one.
         max_seconds: longest clip.
 
     Raises:
@@ -203,7 +211,7 @@ def read_clip(data: bytes, *, frame: int, rate: int = DEFAULT_RATE, max_seconds:
     if source_rate != rate:
         # What librosa.resample does with "soxr_hq", without the seconds that importing librosa costs.
         mono = soxr.resample(mono, source_rate, rate, quality="HQ")[: math.ceil(len(mono) * rate / source_rate)]
-    padded = np.zeros(math.ceil(len(mono) / frame) * frame, dtype=np.float32)
+    padded = np.zeros(math.ceil(len(mono) / (frame * multiple)) * frame * multiple, dtype=np.float32)
     np.clip(mono, -1, 1, out=padded[: len(mono)])
     return torch.from_numpy(padded).view(-1, frame)
 

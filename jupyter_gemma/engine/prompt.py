@@ -126,7 +126,11 @@ class PromptBuilder:
                 if isinstance(part, AudioPart):
                     if self.config.audio is None:
                         raise UnsupportedInput("This model takes text only, not sound.", _OTHER_MODEL)
-                    yield read_clip(part.data, frame=self.media.frame, rate=self.media.rate, max_seconds=CLIP_SECONDS)
+                    yield self._clip(part.data)
+
+    def _clip(self, data: bytes) -> torch.Tensor:
+        media = self.media
+        return read_clip(data, frame=media.frame, rate=media.rate, multiple=media.multiple, max_seconds=CLIP_SECONDS)
 
     def _expand_picture(self, picture: Picture, ids: list[int], soft: list[SoftTokens]) -> None:
         marks = self.config.ids

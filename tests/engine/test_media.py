@@ -214,6 +214,11 @@ def config(frame=640):
             '{"image_processor": {"max_soft_tokens": 48}, "feature_extractor": {"sampling_rate": 8000}}',
             MediaConfig(48, 640, 8000),
         ),
+        (
+            "processor_config.json",
+            '{"feature_extractor": {"audio_tokens_multiple": 8}}',
+            MediaConfig(280, 640, 16000, 8),
+        ),
     ],
 )
 def test_media_config(tmp_path, file, text, expected):
@@ -250,6 +255,15 @@ def test_frames_of_a_clip():
     assert frames.dtype == torch.float32
     assert torch.equal(frames.flatten()[:1440], torch.from_numpy(samples))
     assert not frames.flatten()[1440:].any()
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 8), (8 * 640, 8), (8 * 640 + 1, 16)])
+def test_frames_are_filled_up_to_a_multiple(count, expected):
+    samples = np.full(count, 0.25, np.float32)
+    frames = read_clip(sound(samples, subtype="FLOAT"), frame=640, multiple=8)
+    assert frames.shape == (expected, 640)
+    assert (frames.flatten()[:count] == 0.25).all()
+    assert not frames.flatten()[count:].any()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,168 @@
+"""Write the demo model's training data, or the suites of ``jupyter gemma eval``, as JSONL conversations with media.
+
+    python -m examples.demo_model.make OUT                  # training data: train.jsonl, valid.jsonl
+    python -m examples.demo_model.make --held-out OUT       # charts.jsonl, clips-known.jsonl, ...
+
+What is made depends on the seed and the place in the file only, so the same command writes the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.random import Generator
+
+from examples.demo_model.figures import Drawn, draw_figure
+from examples.demo_model.sentences import sentence
+from examples.demo_model.speech import RATE, Speaker, known_voice, new_voice, recorded
+from examples.demo_model.tables import draw_table
+
+HELD_OUT_SEED = 10**6  # seeds of training data are smaller
+EXPLAIN = ("Explain this plot.", "Explain this plot.", "Describe this chart.", "What does this plot show?")
+LABELS = ("What does the title say?", "What does the x axis say?", "What does the y axis say?")
+TRANSCRIBE = "Transcribe the audio."
+CHARTS, CLIPS, TABLES = 120, 40, 30  # of the suites
+
+Line = dict[str, Any]
+
+
+def main() -> None:
+    """Read the command line and write the files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="Folder to write into.")
+    parser.add_argument("--held-out", action="store_true", help="The suites of jupyter gemma eval.")
+    parser.add_argument("--figures", type=int, default=40_000)
+    parser.add_argument("--clips", type=int, default=60_000)
+    parser.add_argument("--tables", type=int, default=40_000)
+    parser.add_argument("--seed", type=int, default=0, help="Below 1,000,000.")
+    given = parser.parse_args()
+    if not 0 <= given.seed < HELD_OUT_SEED:
+        parser.error(f"--seed must be from 0 to {HELD_OUT_SEED - 1}: what lies above is held out")
+    given.out.mkdir(parents=True, exist_ok=True)
+    if given.held_out:
+        write_suites(given.out)
+    else:
+        counts = (given.figures, given.clips, given.tables)
+        write_training(given.out, "train", counts, given.seed)
+        write_training(given.out, "valid", tuple(max(count // 200, 1) for count in counts), HELD_OUT_SEED - 1)
+
+
+def write_training(out: Path, name: str, counts: tuple[int, ...], seed: int) -> None:
+    """``NAME.jsonl`` with so many figures, clips and tables, and their media beside it."""
+    figures, clips, tables = counts
+    speaker = Speaker()
+    with (out / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+        for index in range(figures):
+            _write(file, figure_lines(out, f"{name}-figures/{index:06}.png", chance(seed, 0, index)))
+        for index in range(clips):
+            path = f"{name}-clips/{index:06}.flac"
+            _write(file, [clip_line(out, path, chance(seed, 1, index), speaker, known=True, held_out=False)])
+        for index in range(tables):
+            _write(file, table_lines(chance(seed, 2, index)))
+
+
+def write_suites(out: Path) -> None:
+    """The suites with charts, clips and tables, see ``jupyter_gemma/finetune/evaluate.py``."""
+    speaker = Speaker()
+    suites = {
+        "charts": (
+            line
+            for index in range(CHARTS)
+            for line in chart_questions(out, f"charts/{index:03}.png", chance(HELD_OUT_SEED, 0, index), index % 2 == 1)
+        ),
+        **{
+            f"clips-{voices}": (
+                clip_line(
+                    out,
+                    f"clips/{voices}-{index:03}.flac",
+                    chance(HELD_OUT_SEED, place, index),
+                    speaker,
+                    known=voices == "known",
+                    held_out=True,
+                )
+                for index in range(CLIPS)
+            )
+            for place, voices in enumerate(("known", "unknown"), start=3)
+        },
+        "tables": (line for index in range(TABLES) for line in table_lines(chance(HELD_OUT_SEED, 2, index))),
+    }
+    for name, lines in suites.items():
+        with (out / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            _write(file, lines)
+
+
+def chance(*place: int) -> Generator:
+    """Random numbers of one item, the same whatever was made before it."""
+    return np.random.default_rng(place)
+
+
+def _write(file: Any, lines: Iterator[Line] | list[Line]) -> None:
+    file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+# -- lines -------------------------------------------------------------------------------------------------------
+
+
+def figure_lines(out: Path, path: str, rng: Generator) -> Iterator[Line]:
+    """A figure asked about in one conversation: what it shows, and one of its labels, or that it has none."""
+    drawn = draw_figure(rng)
+    _save(out / path, drawn.png)
+    question, text = list(zip(LABELS, _labels(drawn), strict=True))[rng.integers(len(LABELS))]
+    label = (question, text or f"no {'title' if 'title' in question else 'label'}")
+    asked = [(str(rng.choice(EXPLAIN)), drawn.caption), label]
+    # Each alone as well as both in turn: an answer must not need the other before it.
+    chosen = [asked, asked[:1], asked[1:], asked[::-1]][rng.choice(4, p=(0.3, 0.4, 0.2, 0.1))]
+    yield conversation({"type": "image", "image": path}, *chosen)
+
+
+def chart_questions(out: Path, path: str, rng: Generator, new_style: bool) -> Iterator[Line]:
+    """A figure with one line for its caption and one for each label that it has."""
+    drawn = draw_figure(rng, new_style=new_style)
+    _save(out / path, drawn.png)
+    asked = zip((EXPLAIN[0], *LABELS), (drawn.caption, *_labels(drawn)), strict=True)
+    yield from (conversation({"type": "image", "image": path}, pair) for pair in asked if pair[1])
+
+
+def _labels(drawn: Drawn) -> tuple[str, str, str]:
+    return drawn.title, drawn.x_label, drawn.y_label
+
+
+def clip_line(out: Path, path: str, rng: Generator, speaker: Speaker, *, known: bool, held_out: bool) -> Line:
+    """Something said by a voice of the training set (``known``), or by another."""
+    said, voice = sentence(rng, held_out=held_out), known_voice(rng) if known else new_voice(rng)
+    clip = recorded(speaker.say(said, voice), rng)
+    (out / path).parent.mkdir(exist_ok=True)
+    soundfile.write(out / path, clip, RATE, subtype="PCM_16")
+    return conversation({"type": "audio", "audio": path}, (TRANSCRIBE, said))
+
+
+def table_lines(rng: Generator) -> Iterator[Line]:
+    """A table with a line for each question."""
+    table = draw_table(rng)
+    for question, answer in table.questions(rng):
+        yield conversation(None, (f"{table}\n{question}", answer))
+
+
+def conversation(media: Line | None, *asked: tuple[str, str]) -> Line:
+    """Questions and answers in turn; ``media`` stands before the first."""
+    messages: list[Line] = []
+    for question, answer in asked:
+        text = {"type": "text", "text": question}
+        content = [media, text] if media and not messages else question
+        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return {"messages": messages}
+
+
+def _save(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
