@@ -52,8 +52,9 @@ class NotebookView:
 
     def update(self, answer: Answer, status: str = "") -> None:
         """Show what there is, unless the last update was less than a tenth of a second ago."""
-        if self._handle is None or self._clock() >= self._next:
+        if self._clock() >= self._next:
             self._show(answer, status or "…")
+            self._next = self._clock() + SECONDS_BETWEEN_UPDATES
 
     def finish(self, answer: Answer) -> Answer:
         """Show the last state at once."""
@@ -68,7 +69,6 @@ class NotebookView:
             self._handle = display(data, raw=True, display_id=True, metadata=about)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(data, raw=True, metadata=about)
-        self._next = self._clock() + SECONDS_BETWEEN_UPDATES
 
 
 class TerminalView:

@@ -13,9 +13,23 @@ from typing import Any
 
 from jupyter_gemma.notebook.answer import Answer
 from jupyter_gemma.notebook.asking import Asker
+from jupyter_gemma.notebook.bundle import bundle, metadata
 from jupyter_gemma.notebook.display import NotebookView, View
 
 WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
+
+
+class BelowView(NotebookView):
+    """An answer as one more output of an ``ipywidgets.Output``, in which displays are not updated."""
+
+    def __init__(self, below: Any) -> None:
+        super().__init__()
+        self._below = below
+        self._before = below.outputs
+
+    def _show(self, answer: Answer, status: str = "") -> None:
+        output = {"output_type": "display_data", "data": bundle(answer, status), "metadata": metadata(answer)}
+        self._below.outputs = (*self._before, output)
 
 
 class WidgetView:
@@ -58,10 +72,13 @@ class WidgetView:
             button = ipywidgets.Button(description=name, disabled=name != "Stop")
             button.on_click(lambda _, action=action: action())
             self._buttons[name] = button
-        self._below = ipywidgets.Output()
-        box = ipywidgets.VBox([ipywidgets.HBox(list(self._buttons.values())), self._below])
+        self._below, self._scripts = ipywidgets.Output(), ipywidgets.Output()
+        box = ipywidgets.VBox([ipywidgets.HBox(list(self._buttons.values())), self._below, self._scripts])
         view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
         display({WIDGET_TYPE: view, "text/plain": ""}, raw=True)  # type: ignore[no-untyped-call]
+        # ipykernel notes that this comm spoke from the busy main thread and would let the click wait there; without
+        # the note the click goes to the subshell that the front end names.
+        vars(self._buttons["Stop"].comm or self).pop("_reply_subshell_id", None)
 
     def stop(self) -> None:
         """Interrupt the cell. Reaches a busy kernel where the front end sends clicks through a subshell."""
@@ -74,7 +91,7 @@ class WidgetView:
 
         if self.answer is not None:
             text = json.dumps(self.answer.code or self.answer.text).replace("</", "<\\/")
-            with self._below:
+            with self._scripts:
                 display(Javascript(f"navigator.clipboard.writeText({text})"))  # type: ignore[no-untyped-call]
 
     def regenerate(self) -> None:
@@ -83,5 +100,4 @@ class WidgetView:
         if last is None or last.request is None:
             return
         seed = (last.request.sampling.seed or 0) + 1
-        with self._below:
-            self.again.append(self._asker.again(last, NotebookView(), seed))
+        self.again.append(self._asker.again(last, BelowView(self._below), seed))

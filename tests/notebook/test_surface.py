@@ -146,6 +146,8 @@ def test_regenerate_takes_the_next_seed_and_keeps_both(view, gemma, client):
     assert [request.sampling.seed for request in client.requests] == [7, 8, 9]
     assert [each.text for each in (answer, *view.again)] == ["It rises."] * 3
     assert view.again[1].record["sampling"]["seed"] == 9
+    shown = [output["data"]["text/markdown"].partition("\n")[0] for output in view._below.outputs]
+    assert shown == ["It rises.", "It rises."]
 
 
 def test_copy_writes_to_the_clipboard_without_breaking_out(view):
@@ -153,7 +155,7 @@ def test_copy_writes_to_the_clipboard_without_breaking_out(view):
         view.finish(Answer("</script><b>", finish="stop"))
         view._buttons["Copy"].click()
     scripts = [each.data.get("application/javascript", "") for each in captured.outputs]
-    scripts += [each.get("data", {}).get("application/javascript", "") for each in view._below.outputs]
+    scripts += [each.get("data", {}).get("application/javascript", "") for each in view._scripts.outputs]
     assert any("navigator.clipboard.writeText" in each and "</script>" not in each for each in scripts)
 
 
