@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import functools
+import json
 import os
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -24,9 +27,12 @@ from jupyter_gemma.settings import Settings, load_settings, parse_setting
 from jupyter_gemma.types import Engine, ModelCard, Progress, ProgressCallback
 
 if TYPE_CHECKING:
+    from jupyter_gemma.engine.engine import GemmaEngine
+    from jupyter_gemma.finetune.evaluate import Subject
     from jupyter_gemma.finetune.train import Base
     from jupyter_gemma.model.placement import DeviceName
     from jupyter_gemma.server.worker import Worker
+    from jupyter_gemma.store import InstalledModel
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 FOLLOW_SECONDS = 0.2
@@ -76,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     pull.add_argument("name", nargs="?", help="Repository on the hub; by default Gemma 4 12B.")
     pull.add_argument("--revision", help="Branch, tag or commit; by default main.")
     add("rm", _rm, "Delete a downloaded model.").add_argument("name", help="Its name.")
+    judge = add("eval", _eval, "Ask models questions whose answers are known, and say how many were right.")
+    judge.add_argument("names", nargs="*", metavar="NAME", help='One or several models; "demo:int8" quantises one.')
+    judge.add_argument("--suite", action="append", default=[], metavar="SUITE", help="As charts; by default all.")
+    judge.add_argument("--data", help="File of conversations to ask instead; their last turns are the right answers.")
     tune = add("finetune", _finetune, "Teach a model something new, from conversations in a file.")
     tune.add_argument("config", nargs="?", help="TOML file with the keys of a run, which are also the options here.")
     for key in fields(Plan):
@@ -178,11 +188,16 @@ def _cards(settings: Settings) -> list[ModelCard]:
 
 
 def _load_engine(settings: Settings, name: str, progress: ProgressCallback) -> Engine:
+    from jupyter_gemma.store import find_model
+
+    return _load_gemma(settings, find_model(name, settings), progress)
+
+
+def _load_gemma(settings: Settings, model: InstalledModel, progress: ProgressCallback) -> GemmaEngine:
     _calm_threads()
     from jupyter_gemma.engine.engine import load_engine
-    from jupyter_gemma.store import find_model, prepare
+    from jupyter_gemma.store import prepare
 
-    model = find_model(name, settings)
     return load_engine(prepare(model, progress), model.card, settings, progress)
 
 
@@ -284,6 +299,39 @@ def _rm(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 # -- teaching --------------------------------------------------------------------------------------------------
+
+
+def _eval(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.finetune.evaluate import evaluate, figures_json, table
+
+    own = Path(arguments.data) if arguments.data else None
+    results = {}
+    with _ProgressLine() as report:
+        for name in arguments.names or [""]:
+            with _subject(settings, name, report) as subject:
+                results[subject.name] = evaluate(subject, arguments.suite, own, report)
+    print(*table(results), json.dumps(figures_json(results)), sep="\n")
+
+
+@contextlib.contextmanager
+def _subject(settings: Settings, name: str, progress: ProgressCallback) -> Iterator[Subject]:
+    """The model ``name`` to be asked: here, as the server would load it, or through the server of ``base_url``."""
+    from jupyter_gemma.client import Client
+    from jupyter_gemma.finetune.evaluate import Subject
+
+    if settings.base_url:
+        client = Client(settings, progress)
+        yield Subject(name or settings.model or "model", lambda request: client.stream(replace(request, model=name)))
+        return
+    from jupyter_gemma.store import find_model
+
+    base, _, quantization = name.partition(":")
+    given = settings.trait_values(config=True)
+    chosen = load_settings({**given, "quantization": quantization or settings.quantization})
+    model = find_model(base, chosen)
+    with contextlib.closing(_load_gemma(chosen, model, progress)) as engine:
+        stopped = threading.Event()
+        yield Subject(name or model.name, lambda request: engine.stream(request, stopped), engine)
 
 
 def _finetune(settings: Settings, arguments: argparse.Namespace) -> None:

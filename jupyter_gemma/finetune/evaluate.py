@@ -83,7 +83,7 @@ def _evaluate(subject: Subject, name: str, lines: Lines, progress: ProgressCallb
         pairs.append((said, right.text))
     figures = measure(pairs) if measure is not None else {}
     if subject.engine is not None:
-        figures[f"perplexity_{name}"] = perplexity(subject.engine, lines)
+        figures[f"perplexity_{name.replace('-', '_')}"] = perplexity(subject.engine, lines)
     return figures
 
 
