@@ -86,7 +86,8 @@ class TerminalView:
     def finish(self, answer: Answer) -> Answer:
         """Write the rest and the lines under it."""
         self.update(answer)
-        sys.stdout.write("".join(f"\n[{line}]" for line in fact_lines(answer)) + "\n")
+        lines = fact_lines(answer) if answer.finish else []  # an error tells its own story
+        sys.stdout.write("".join(f"\n[{line}]" for line in lines) + "\n")
         return shown_here(answer)
 
 

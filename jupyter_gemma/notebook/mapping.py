@@ -226,7 +226,7 @@ class Bar:
     def finish(self, result: Mapped) -> None:
         """Show the last state."""
         if self._show:
-            self._write(self.words(result))
+            self._write(self.words(result), "\n")
 
     def words(self, result: Mapped) -> str:
         """ "120 of 200, 1 failed, 12 s left"."""
@@ -238,10 +238,10 @@ class Bar:
         words += [f"{spent / done * to_do:.0f} s left"] if done and to_do else []
         return ", ".join(words)
 
-    def _write(self, words: str) -> None:
+    def _write(self, words: str, end: str = "") -> None:
         shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
         if not hasattr(shell, "kernel"):
-            sys.stderr.write(f"\r{words}   ")
+            sys.stderr.write(f"\r{words}   {end}")
             return
         from IPython.display import display
 

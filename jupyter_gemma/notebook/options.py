@@ -59,6 +59,7 @@ class Options:
             "image_tokens": (self.image_tokens in (None, *IMAGE_TOKENS), f"one of {', '.join(map(str, IMAGE_TOKENS))}"),
             "format": (self.format in FORMATS, f"one of {', '.join(FORMATS)}"),
             "max_calls": (self.max_calls > 0, "a whole number above 0"),
+            "tools": (not callable(self.tools), "a list of functions"),
             "rows": (self.rows >= 0, "a whole number, 0 for no cell values"),
             "out": (not self.out or _is_variable(self.out), "a variable name"),
         }

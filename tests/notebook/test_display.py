@@ -8,6 +8,7 @@ import pytest
 from IPython.utils.capture import capture_output
 from PIL import Image
 
+from jupyter_gemma.errors import UnknownModel
 from jupyter_gemma.notebook import display
 from jupyter_gemma.notebook.answer import Answer
 from jupyter_gemma.notebook.bundle import bundle
@@ -124,6 +125,16 @@ def test_an_answer_is_shown_once_in_its_cell_and_again_later(shell, monkeypatch)
 def test_terminal_writes_what_is_new(shell, capsys):
     collect(iter([Chunk(text="It "), Chunk(text="rises.")]), Answer(notice="Often wrong."), TerminalView())
     assert re.fullmatch(r"It rises\.\n(\[.*\]\n)?\[Often wrong\.\]\n", capsys.readouterr().out)
+
+
+def test_terminal_leaves_an_error_to_tell_its_story(shell, capsys):
+    def failing():
+        raise UnknownModel("There is no model 'nope' here.")
+        yield
+
+    with pytest.raises(UnknownModel):
+        collect(failing(), Answer(model="nope", notice="Often wrong."), TerminalView())
+    assert capsys.readouterr().out == "\n"
 
 
 def test_the_view_for_a_kernel_a_terminal_and_a_program(shell, monkeypatch):

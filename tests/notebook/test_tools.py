@@ -49,6 +49,11 @@ def test_a_declaration_has_name_words_and_types():
         declaration(odd)
 
 
+def test_one_function_alone_is_no_list(client):
+    with pytest.raises(BadOption, match=r"tools cannot be .* It must be a list of functions"):
+        Gemma(client)("How much rain?", tools=rain)
+
+
 def odd(x: "Missing"):  # noqa: F821
     return x
 
