@@ -335,6 +335,7 @@ def _subject(settings: Settings, name: str, progress: ProgressCallback) -> Itera
 
 
 def _finetune(settings: Settings, arguments: argparse.Namespace) -> None:
+    _calm_threads()
     from jupyter_gemma.finetune.train import Training
 
     given = read_plan(Path(arguments.config)) if arguments.config else {}
