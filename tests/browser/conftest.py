@@ -26,11 +26,12 @@ import nbformat
 import pytest
 
 from jupyter_gemma import __version__
-from jupyter_gemma.discovery import running_server
+from jupyter_gemma.client import Client
+from jupyter_gemma.discovery import ServerInfo, running_server
 from jupyter_gemma.echo import ECHO_MODELS, EchoEngine, Reply, find_echo
 from jupyter_gemma.server.app import serve
 from jupyter_gemma.server.worker import Worker
-from jupyter_gemma.settings import load_settings
+from jupyter_gemma.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -111,15 +112,24 @@ class Lab:
         self.stop_model_server()
         command = [sys.executable, "-m", "jupyter_gemma", "serve", "--engine", "echo"]
         process = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        settings = load_settings({"runtime_dir": self.environment["JUPYTER_RUNTIME_DIR"]}, environ={})
-        while running_server(settings) is None:
+        while self.model_server() is None:
             time.sleep(0.05)
         return process
 
     def stop_model_server(self) -> None:
         """End the model server, if one runs."""
-        command = [sys.executable, "-m", "jupyter_gemma", "stop"]
-        subprocess.run(command, env=self.environment, check=False, capture_output=True)
+        Client(self.client_settings).stop_server()
+        while self.model_server():
+            time.sleep(0.02)
+
+    @property
+    def client_settings(self) -> Settings:
+        """For a client in this process."""
+        return load_settings({"runtime_dir": self.environment["JUPYTER_RUNTIME_DIR"]}, environ={})
+
+    def model_server(self) -> ServerInfo | None:
+        """The model server that runs."""
+        return running_server(self.client_settings)
 
 
 class Notebook:
@@ -233,27 +243,27 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     command += ["--JupyterNotebookApp.expose_app_in_browser=True"]
     with (root / "lab.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=work, stdout=log, stderr=subprocess.STDOUT)
+    running = Lab(f"http://127.0.0.1:{port}/", token, work, environment)
     try:
         wait_for(f"http://127.0.0.1:{port}/api/status", token, process, root / "lab.log")
-        yield Lab(f"http://127.0.0.1:{port}/", token, work, environment)
+        yield running
     finally:
         end(process)
-        subprocess.run([sys.executable, "-m", "jupyter_gemma", "stop"], env=environment, check=False)
+        running.stop_model_server()
 
 
 @pytest.fixture
 def scripted(lab: Lab) -> Iterator[Callable[..., EchoEngine]]:
     """``scripted(reply, …)``: a real model server with a scripted engine answers while the test runs."""
-    settings = load_settings({"runtime_dir": lab.environment["JUPYTER_RUNTIME_DIR"]}, environ={})
     threads: list[threading.Thread] = []
 
     def start(*script: Reply) -> EchoEngine:
         lab.stop_model_server()
         engine = EchoEngine(script=script)
         worker = Worker(lambda name, progress: engine, lambda: ECHO_MODELS[:1], find_echo)
-        threads.append(threading.Thread(target=serve, args=(worker, settings, __version__), daemon=True))
+        threads.append(threading.Thread(target=serve, args=(worker, lab.client_settings, __version__), daemon=True))
         threads[-1].start()
-        while running_server(settings) is None:
+        while lab.model_server() is None:
             time.sleep(0.02)
         return engine
 

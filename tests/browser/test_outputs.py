@@ -13,7 +13,6 @@ PLOT = """import matplotlib.pyplot as plt
 import numpy as np
 
 days = np.linspace(0, 10, 200)
-plt.figure(figsize=(6, 3.2))
 plt.plot(days, 15 + 5 * np.sin(2 * days))
 plt.title("Temperature over time")
 plt.xlabel("day")
