@@ -71,25 +71,9 @@ def write_suites(out: Path) -> None:
     """The suites with charts, clips and tables, see ``jupyter_gemma/finetune/evaluate.py``."""
     speaker = Speaker()
     suites = {
-        "charts": (
-            line
-            for index in range(CHARTS)
-            for line in chart_questions(out, f"charts/{index:03}.png", chance(HELD_OUT_SEED, 0, index), index % 2 == 1)
-        ),
-        **{
-            f"clips-{voices}": (
-                clip_line(
-                    out,
-                    f"clips/{voices}-{index:03}.flac",
-                    chance(HELD_OUT_SEED, place, index),
-                    speaker,
-                    known=voices == "known",
-                    held_out=True,
-                )
-                for index in range(CLIPS)
-            )
-            for place, voices in enumerate(("known", "unknown"), start=3)
-        },
+        "charts": (line for index in range(CHARTS) for line in chart_questions(out, index)),
+        "clips-known": (held_out_clip(out, index, speaker, known=True) for index in range(CLIPS)),
+        "clips-unknown": (held_out_clip(out, index, speaker, known=False) for index in range(CLIPS)),
         "tables": (line for index in range(TABLES) for line in table_lines(chance(HELD_OUT_SEED, 2, index))),
     }
     for name, lines in suites.items():
@@ -121,9 +105,10 @@ def figure_lines(out: Path, path: str, rng: Generator) -> Iterator[Line]:
     yield conversation({"type": "image", "image": path}, *chosen)
 
 
-def chart_questions(out: Path, path: str, rng: Generator, new_style: bool) -> Iterator[Line]:
-    """A figure with one line for its caption and one for each label that it has."""
-    drawn = draw_figure(rng, new_style=new_style)
+def chart_questions(out: Path, index: int) -> Iterator[Line]:
+    """A figure, every second in a new style, with one line for its caption and one for each label that it has."""
+    path = f"charts/{index:03}.png"
+    drawn = draw_figure(chance(HELD_OUT_SEED, 0, index), new_style=index % 2 == 1)
     _save(out / path, drawn.png)
     asked = zip((EXPLAIN[0], *LABELS), (drawn.caption, *_labels(drawn)), strict=True)
     yield from (conversation({"type": "image", "image": path}, pair) for pair in asked if pair[1])
@@ -140,6 +125,12 @@ def clip_line(out: Path, path: str, rng: Generator, speaker: Speaker, *, known: 
     (out / path).parent.mkdir(exist_ok=True)
     soundfile.write(out / path, clip, RATE, subtype="PCM_16")
     return conversation({"type": "audio", "audio": path}, (TRANSCRIBE, said))
+
+
+def held_out_clip(out: Path, index: int, speaker: Speaker, *, known: bool) -> Line:
+    """A sentence that training never hears."""
+    path = f"clips/{'known' if known else 'unknown'}-{index:03}.flac"
+    return clip_line(out, path, chance(HELD_OUT_SEED, 3 if known else 4, index), speaker, known=known, held_out=True)
 
 
 def table_lines(rng: Generator) -> Iterator[Line]:
