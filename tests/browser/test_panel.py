@@ -123,7 +123,7 @@ def test_pictures_clips_and_tables_are_pasted_and_taken_out_again(opened, script
     expect(chips.nth(0).locator("img")).to_have_count(1)
     expect(chips.nth(1).locator(".jg-Wave-bars")).to_have_count(1)
     expect(chips.nth(1).get_by_role("button", name="Play")).to_be_visible()
-    expect(chips.nth(2)).to_contain_text("rain.csv")
+    expect(chips.nth(2)).to_have_text("rain.csv2 lines")
     notebook.shoot("chips")
     chips.nth(1).get_by_role("button", name="Remove").click()
     expect(chips).to_have_count(2)
@@ -142,6 +142,8 @@ def test_conversations_stay_and_can_be_found(opened, scripted):
     panel.get_by_role("button", name="Earlier answer").click()
     expect(panel.locator(".jg-Versions")).to_have_text("1/2")
     panel.get_by_role("button", name="New conversation").click()
+    # A model that follows instructions is offered more than the small one.
+    expect(panel.locator(".jg-Offer").last).to_have_text("What is in this notebook?")
     expect(notebook.ask("other words")).to_contain_text("other words")
     notebook.page.reload()
     notebook.wait()
