@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jupyter_gemma.notebook.answer import Answer
@@ -14,6 +15,7 @@ from jupyter_gemma.notebook.display import SilentView, View, view_here
 from jupyter_gemma.notebook.items import text_item
 from jupyter_gemma.notebook.mapping import DASK, Mapped, Mapping, over_dask
 from jupyter_gemma.notebook.options import Options, from_keywords
+from jupyter_gemma.notebook.teaching import teach
 from jupyter_gemma.notebook.transcript import Wanted
 
 if TYPE_CHECKING:
@@ -100,6 +102,24 @@ class Gemma:
         value = clip if rate is None else (clip, rate)
         wanted = Wanted(form, language, translate)
         return self.asker.transcribe((type(clip).__name__, value), wanted, from_keywords(options), _view(show))
+
+    def finetune(self, data: Any, out: str, show: bool = True, **keys: Any) -> Path:
+        """Teach a model, in a process of its own; the kernel may be interrupted, which ends it, and asked to go on.
+
+        Args:
+            data: a JSONL file of conversations, or a table with columns ``prompt`` and ``answer`` and perhaps
+                ``image`` and ``audio`` (paths).
+            out: name of the adapter, which ``gemma(..., adapter=out)`` then uses.
+            show: show how far it is, and the loss at the end.
+            keys: of ``jupyter gemma finetune``: ``steps``, ``batch``, ``rate``, ``method``, ``model``, ...
+
+        Returns:
+            The folder of the result.
+
+        Raises:
+            BadOption: a table without these columns. ModelError: the process failed; its words are told.
+        """
+        return teach(data, out, self.asker.client.settings, keys, show)
 
     def map(self, values: Any, prompt: str, concurrency: int = 8, show: bool = True, **options: Any) -> Any:
         """Ask ``prompt`` about each of ``values``, several at a time; ``{}`` is where the value stands.

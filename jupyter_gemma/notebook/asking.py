@@ -160,8 +160,10 @@ class Asker:
             tools=tuple(map(declaration, options.tools)),
             constraint=form.constraint,
             client=f"kernel {os.getpid()}",
+            adapter=options.adapter,
         )
         run_as = {"quantization": self.client.settings.quantization, "device": self.client.settings.device}
+        run_as |= {"adapter": self.client.settings.adapter} if self.client.settings.adapter else {}
         key = key_of(asked, card, run_as)
         request = replace(asked, sampling=_with_seed(asked.sampling))
         draft = replace(
@@ -174,7 +176,9 @@ class Asker:
             record=record_of(request, card, run_as, key),
             request=request,
         )
-        return Question(request, draft, options, key if options.cache and not options.tools else "")
+        # An adapter can be taught again under its name, so what it said before may not be what it says now.
+        kept = options.cache and not options.tools and not options.adapter
+        return Question(request, draft, options, key if kept else "")
 
     def answer(self, question: Question, view: View, hangup: Hangup | None = None) -> Answer:
         """Ask ``question``, or find its answer among those kept.

@@ -33,6 +33,7 @@ class Options:
     format: str = "markdown"
     schema: Any = None
     model: str = ""
+    adapter: str = ""
     temperature: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
@@ -102,6 +103,7 @@ FLAGS = (
     Flag(("-f", "--format"), "format", f"form of the answer: {', '.join(FORMATS)}", str, choices=FORMATS),
     Flag(("--schema",), "schema", 'a model, type or JSON schema the answer fits: list[int], Literal["a","b"]', str),
     Flag(("-m", "--model"), "model", "model to ask", _unquoted),
+    Flag(("--adapter",), "adapter", "what the model was taught: name of an adapter; none: the plain model", _unquoted),
     Flag(("-t", "--temperature"), "temperature", "0 takes the likeliest token", float),
     Flag(("--max-tokens",), "max_tokens", "length of the answer at most", int),
     Flag(("--seed",), "seed", "makes a sampled answer repeatable", int),

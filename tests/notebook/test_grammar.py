@@ -33,6 +33,7 @@ OPTIONS = {
     "--schema City": lambda r, a: r.constraint.value["properties"]["name"]["type"] == "string",
     '--schema {"type": "integer"}': lambda r, a: r.constraint == Constraint("json_schema", {"type": "integer"}),
     "-m base": lambda r, a: r.model == "base",
+    "--adapter stems": lambda r, a: r.adapter == "stems",
     "--model base": lambda r, a: r.model == "base",
     "-t 0": lambda r, a: r.sampling.temperature == 0 and r.sampling.seed is None,
     "--temperature 0.5": lambda r, a: r.sampling.temperature == 0.5 and r.sampling.seed is not None,
