@@ -75,7 +75,7 @@ def _option(key: str, value: Any) -> list[str]:
 def _shown() -> Any:
     from IPython.display import display
 
-    return display(_text("starting"), display_id=True)
+    return display(_text("starting"), display_id=True)  # type: ignore[no-untyped-call]
 
 
 def _text(words: str) -> Any:
