@@ -39,13 +39,15 @@ DEFAULT_RATE = 16000
 class MediaConfig:
     """``image_budget`` soft tokens a picture; ``frame`` samples a soft token at ``rate`` Hz (0: no sound).
 
-    ``multiple``: the frames of a clip are filled up to a multiple of this number, for a model that was trained so.
+    For a model that was trained so: ``multiple``, the frames of a clip are filled up to a multiple of this number;
+    ``centered``, the mean of a clip's samples is 0.
     """
 
     image_budget: int = DEFAULT_BUDGET
     frame: int = 0
     rate: int = DEFAULT_RATE
     multiple: int = 1
+    centered: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def read_media_config(path: Path, config: ModelConfig) -> MediaConfig:
         frame=frame,
         rate=int(sound.get("sampling_rate", DEFAULT_RATE)),
         multiple=int(sound.get("audio_tokens_multiple", 1)),
+        centered=bool(sound.get("audio_centered", False)),
     )
 
 
@@ -186,7 +189,13 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def read_clip(
-    data: bytes, *, frame: int, rate: int = DEFAULT_RATE, multiple: int = 1, max_seconds: float = 30.0
+    data: bytes,
+    *,
+    frame: int,
+    rate: int = DEFAULT_RATE,
+    multiple: int = 1,
+    centered: bool = False,
+    max_seconds: float = 30.0,
 ) -> Tensor:
     """Decode a clip to mono at ``rate`` Hz and cut it into frames: float32 ``[T, frame]`` in [-1, 1].
 
@@ -197,6 +206,7 @@ def read_clip(
         frame: samples of one soft token (640 for Gemma 4: 40 ms).
         rate: samples a second that the model expects.
         multiple: of which T is one.
+        centered: take the mean away.
         max_seconds: longest clip.
 
     Raises:
@@ -208,6 +218,8 @@ def read_clip(
     _check_length(len(samples) / source_rate, max_seconds)  # a header may know no length
     _check_sound(samples)
     mono = samples.mean(axis=1)
+    if centered:
+        mono = mono - mono.mean()
     if source_rate != rate:
         # What librosa.resample does with "soxr_hq", without the seconds that importing librosa costs.
         mono = soxr.resample(mono, source_rate, rate, quality="HQ")[: math.ceil(len(mono) * rate / source_rate)]

@@ -130,7 +130,14 @@ class PromptBuilder:
 
     def _clip(self, data: bytes) -> torch.Tensor:
         media = self.media
-        return read_clip(data, frame=media.frame, rate=media.rate, multiple=media.multiple, max_seconds=CLIP_SECONDS)
+        return read_clip(
+            data,
+            frame=media.frame,
+            rate=media.rate,
+            multiple=media.multiple,
+            centered=media.centered,
+            max_seconds=CLIP_SECONDS,
+        )
 
     def _expand_picture(self, picture: Picture, ids: list[int], soft: list[SoftTokens]) -> None:
         marks = self.config.ids

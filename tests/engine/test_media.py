@@ -219,6 +219,11 @@ def config(frame=640):
             '{"feature_extractor": {"audio_tokens_multiple": 8}}',
             MediaConfig(280, 640, 16000, 8),
         ),
+        (
+            "processor_config.json",
+            '{"feature_extractor": {"audio_centered": true}}',
+            MediaConfig(frame=640, centered=True),
+        ),
     ],
 )
 def test_media_config(tmp_path, file, text, expected):
@@ -255,6 +260,14 @@ def test_frames_of_a_clip():
     assert frames.dtype == torch.float32
     assert torch.equal(frames.flatten()[:1440], torch.from_numpy(samples))
     assert not frames.flatten()[1440:].any()
+
+
+def test_an_offset_is_taken_away_where_it_is_asked_for():
+    samples = tone().astype(np.float32)  # whole periods: its mean is 0
+    data = sound(samples + np.float32(0.125), subtype="FLOAT")
+    centered = read_clip(data, frame=640, centered=True).flatten()[: len(samples)]
+    assert (centered - torch.from_numpy(samples)).abs().max() < 1e-6
+    assert float(read_clip(data, frame=640).flatten()[: len(samples)].mean()) == pytest.approx(0.125, abs=1e-5)
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 8), (8 * 640, 8), (8 * 640 + 1, 16)])
