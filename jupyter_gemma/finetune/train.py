@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -103,7 +104,11 @@ class Training:
         self.learning = make_trainable(base.loaded, plan)
         device = base.loaded.model.norm.weight.device.type
         half = plan.precision == "bfloat16" or (plan.precision == "auto" and device == "cuda")
-        self.accelerator = Accelerator(mixed_precision="bf16" if half else "no", cpu=device == "cpu")
+        # A pass without sound has no gradient for its projection.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if half else "no", cpu=device == "cpu", kwargs_handlers=[unused]
+        )
         if plan.batch % self.accelerator.num_processes:
             raise BadOption(
                 f"batch is {plan.batch}, which {self.accelerator.num_processes} processes cannot share evenly.",

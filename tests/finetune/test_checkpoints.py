@@ -28,8 +28,8 @@ path, data, out, method, last = Path(sys.argv[1]), *sys.argv[2:5], int(sys.argv[
 loaded, tokenizer = load(path, quantization="none", device="cpu"), load_tokenizer(path)
 template = load_template(path, tokenizer, instruct=True, architecture="gemma4_unified")
 builder = PromptBuilder(loaded.config, tokenizer, template, read_media_config(path, loaded.config), 512)
-plan = make_plan({"data": data, "out": out, "steps": 7, "batch": 3, "warmup": 2, "rate": 1e-3, "rank": 4,
-                  "method": method, "dropout": 0.2, "save_every": 2})
+plan = make_plan({"data": data, "out": out, "steps": 7, "batch": 4, "warmup": 2, "rate": 1e-3, "rank": 4,
+                  "method": method, "dropout": float(sys.argv[6]), "save_every": 2})
 def told(progress):
     if progress.done == last:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -47,7 +47,7 @@ def test_after_a_kill_the_losses_are_the_same(tiny, write_lines, conversations, 
     def run(out, last):
         command = [sys.executable, "-W", "error", "-c", textwrap.dedent(PROGRAM), str(tiny[1]), data, str(out)]
         environ = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-        return subprocess.run([*command, "lora", str(last)], env=environ, check=False).returncode
+        return subprocess.run([*command, "lora", str(last), "0.2"], env=environ, check=False).returncode
 
     assert run(tmp_path / "whole", 0) == 0
     assert run(tmp_path / "killed", 5) == -signal.SIGKILL
@@ -56,6 +56,18 @@ def test_after_a_kill_the_losses_are_the_same(tiny, write_lines, conversations, 
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     killed, whole = (tmp_path / name / "adapter_model.safetensors" for name in ("killed", "whole"))
     assert killed.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tiny, write_lines, conversations, tmp_path):
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    environ = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    for count in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+        told = [tiny[1], write_lines(conversations), tmp_path / str(count), "lora", 0, 0.0]
+        command = [*launch, str(tmp_path / "program.py"), *map(str, told)]
+        assert subprocess.run(command, env=environ, check=False).returncode == 0
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
 
 
 def test_all_weights_go_on_exactly_too(start, tmp_path):
