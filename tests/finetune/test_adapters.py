@@ -158,3 +158,12 @@ def test_what_does_not_fit_is_named(make_engine, adapters, tiny):
     (adapters / "two" / ADAPTER_CONFIG).write_text(json.dumps({**settings, "use_dora": True}))
     with pytest.raises(BadCheckpoint, match="use_dora=True"):
         text_of(engine, question("two"))
+
+
+def test_the_wire_carries_the_name():
+    from jupyter_gemma.wire.request import parse_request, request_body
+
+    body = request_body(question("one"))
+    assert body["adapter"] == "one"
+    assert parse_request(body).adapter == "one"
+    assert "adapter" not in request_body(question())
