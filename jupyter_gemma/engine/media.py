@@ -40,7 +40,7 @@ class MediaConfig:
     """``image_budget`` soft tokens a picture; ``frame`` samples a soft token at ``rate`` Hz (0: no sound).
 
     For a model that was trained so: ``multiple``, the frames of a clip are filled up to a multiple of this number;
-    ``centered``, the mean of a clip's samples is 0.
+    ``centered``, the median of a clip's samples is 0.
     """
 
     image_budget: int = DEFAULT_BUDGET
@@ -206,7 +206,7 @@ def read_clip(
         frame: samples of one soft token (640 for Gemma 4: 40 ms).
         rate: samples a second that the model expects.
         multiple: of which T is one.
-        centered: take the mean away.
+        centered: take the median away: the offset of the silence, where the mean has some of the voice too.
         max_seconds: longest clip.
 
     Raises:
@@ -219,7 +219,7 @@ def read_clip(
     _check_sound(samples)
     mono = samples.mean(axis=1)
     if centered:
-        mono = mono - mono.mean()
+        mono = mono - np.median(mono)
     if source_rate != rate:
         # What librosa.resample does with "soxr_hq", without the seconds that importing librosa costs.
         mono = soxr.resample(mono, source_rate, rate, quality="HQ")[: math.ceil(len(mono) * rate / source_rate)]

@@ -263,7 +263,7 @@ def test_frames_of_a_clip():
 
 
 def test_an_offset_is_taken_away_where_it_is_asked_for():
-    samples = tone().astype(np.float32)  # whole periods: its mean is 0
+    samples = tone().astype(np.float32)  # whole periods: its median is 0
     data = sound(samples + np.float32(0.125), subtype="FLOAT")
     centered = read_clip(data, frame=640, centered=True).flatten()[: len(samples)]
     assert (centered - torch.from_numpy(samples)).abs().max() < 1e-6
