@@ -221,7 +221,7 @@ def load_kernels() -> Any | None:
 
 
 def kernel_path(kernels: Any, kind: WeightKind) -> Path:
-    """Products by the compiled kernels. For int4 they round the activations to int8 in groups of 32."""
+    """Products by the compiled kernels. In groups of 32 they round activations to int8 (int4) or int16 (int8)."""
     bits = 4 if kind == "int4" else 8
 
     def product(x: Tensor, tiles: Tensor, extra: Tensor | None) -> Tensor:

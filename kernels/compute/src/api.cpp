@@ -45,27 +45,45 @@ const jg::Table*& table() {
   return chosen;
 }
 
-// int8 activations of the calling thread's current product; kept, because every product needs them.
+// Rounded activations of the calling thread's current product; kept, because every product needs them.
+template <typename Value>
 struct Scratch {
-  std::vector<int8_t> values;
+  std::vector<Value> values;
   std::vector<float> scales;
-  std::vector<float> sums;
+  std::vector<int32_t> starts;
 };
 
-jg::Activations quantize(const float* x, int64_t rows, int64_t columns) {
-  static thread_local Scratch scratch;
+template <typename Value, typename Row>
+jg::Activations<Value> quantize(const float* x, int64_t rows, int64_t columns, Row quantize_row) {
+  static thread_local Scratch<Value> scratch;
   const int64_t groups = columns / jg::kGroup;
   if (int64_t(scratch.values.size()) < rows * columns) {
     scratch.values.resize(rows * columns);
     scratch.scales.resize(rows * groups);
-    scratch.sums.resize(rows * groups);
+    scratch.starts.resize(rows * groups);
   }
-  Scratch* const s = &scratch;
+  Scratch<Value>* const s = &scratch;
   jg::for_each(rows, 8, [=](int64_t m) {
-    table()->quantize_row(x + m * columns, columns, s->values.data() + m * columns, s->scales.data() + m * groups,
-                          s->sums.data() + m * groups);
+    quantize_row(x + m * columns, columns, s->values.data() + m * columns, s->scales.data() + m * groups,
+                 s->starts.data() + m * groups);
   });
-  return {scratch.values.data(), scratch.scales.data(), scratch.sums.data(), columns};
+  return {scratch.values.data(), scratch.scales.data(), scratch.starts.data(), columns};
+}
+
+// Rows of tiles that one piece of work takes: enough to use a few rows of activations from the first cache many
+// times, and few enough to stay in the second one themselves.
+constexpr int64_t kPanel = 8;
+
+template <typename Value, typename Row, typename Product>
+void product(const float* x, int64_t m, const uint8_t* tiles, int64_t rows, int64_t columns, int tile_bytes, float* y,
+             Row quantize_row, Product some_tiles) {
+  const jg::Activations<Value> activations = quantize<Value>(x, m, columns, quantize_row);
+  const int64_t tile_rows = rows / jg::kTileRows, bytes = columns / jg::kGroup * tile_bytes;
+  const int64_t panels = (tile_rows + kPanel - 1) / kPanel;
+  jg::for_each(panels, panels / (jg::thread_count() * 8), [=, &activations](int64_t panel) {
+    const int64_t first = panel * kPanel;
+    some_tiles(tiles + first * bytes, std::min(kPanel, tile_rows - first), activations, m, y + first * jg::kTileRows, rows);
+  });
 }
 
 // Splits [0, count) into pieces of a size that is worth handing to another thread.
@@ -93,18 +111,11 @@ JG_API int jg_threads() { return jg::thread_count(); }
 
 // y [m, rows] = x [m, columns] @ W.T, W in tiles of `bits` 4 or 8.
 JG_API void jg_product(int bits, const float* x, int64_t m, const uint8_t* tiles, int64_t rows, int64_t columns, float* y) {
-  const int64_t tile_rows = rows / jg::kTileRows, groups = columns / jg::kGroup;
-  const int64_t share = tile_rows / (jg::thread_count() * 8);
-  if (bits == 4) {
-    const jg::Activations activations = quantize(x, m, columns);
-    jg::for_each(tile_rows, share, [=, &activations](int64_t t) {
-      table()->int4_tiles(tiles + t * groups * jg::kInt4Tile, activations, m, y + t * jg::kTileRows, rows);
-    });
-  } else {
-    jg::for_each(tile_rows, share, [=](int64_t t) {
-      table()->int8_tiles(tiles + t * groups * jg::kInt8Tile, x, columns, m, y + t * jg::kTileRows, rows);
-    });
-  }
+  const jg::Table* const t = table();
+  if (bits == 4)
+    product<int8_t>(x, m, tiles, rows, columns, jg::kInt4Tile, y, t->quantize_int8, t->int4_tiles);
+  else
+    product<int16_t>(x, m, tiles, rows, columns, jg::kInt8Tile, y, t->quantize_int16, t->int8_tiles);
 }
 
 // Rows of x [rows, width]; weight [width] and residual [rows, width] may be null.

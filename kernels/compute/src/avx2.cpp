@@ -38,8 +38,8 @@ struct Isa {
   static Float exp(Float x) { return jg::exponential<Isa>(x); }
 
   using Weights = __m256i;
-  using Sum = __m256i;  // 16 words, two for each output
-  static constexpr float kBias = 8.0f;
+  using Sum = __m256i;  // for nibbles 16 words, two for each output; else 8 int32
+  static constexpr int32_t kBias = 8;
 
   static Weights low_nibbles(const uint8_t* p) { return _mm256_and_si256(bytes(p), _mm256_set1_epi8(15)); }
   static Weights high_nibbles(const uint8_t* p) {
@@ -51,14 +51,18 @@ struct Isa {
     __builtin_memcpy(&bytes, x, 4);
     return _mm256_set1_epi32(bytes);
   }
-  template <int kInput>
-  static Float input(Weights w) {
-    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w, 24 - 8 * kInput), 24));
-  }
+  static __m256i two(const int16_t* x) { return four((const int8_t*)x); }
+  static Weights even(const uint8_t* p) { return _mm256_srai_epi16(_mm256_slli_epi16(bytes(p), 8), 8); }
+  static Weights odd(const uint8_t* p) { return _mm256_srai_epi16(bytes(p), 8); }
+  static Sum start(int32_t) { return none(); }
   static Sum none() { return _mm256_setzero_si256(); }
   // A word takes the eight products of a group, each at most 2 * 15 * 127, without overflow.
   static Sum dot(Sum sum, Weights w, __m256i x) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x)); }
-  static Float total(Sum sum) { return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, _mm256_set1_epi16(1))); }
+  static Sum dot_words(Sum sum, Weights w, __m256i x) { return _mm256_add_epi32(sum, _mm256_madd_epi16(w, x)); }
+  static Float total(Sum sum, int32_t s) {
+    return words_total(_mm256_add_epi32(_mm256_madd_epi16(sum, _mm256_set1_epi16(1)), _mm256_set1_epi32(s)));
+  }
+  static Float words_total(Sum sum) { return _mm256_cvtepi32_ps(sum); }
 
   struct Group {
     float scale;

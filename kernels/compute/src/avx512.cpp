@@ -32,25 +32,28 @@ struct Isa {
 
   using Weights = __m512i;
   using Sum = __m512i;
-  static constexpr float kBias = 8.0f;
+  static constexpr int32_t kBias = 8;
 
   static Weights low_nibbles(const uint8_t* p) { return _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(15)); }
   static Weights high_nibbles(const uint8_t* p) {
     return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15));
   }
-  static Weights bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static Weights even(const uint8_t* p) {
+    return _mm512_srai_epi16(_mm512_slli_epi16(_mm512_loadu_si512(p), 8), 8);
+  }
+  static Weights odd(const uint8_t* p) { return _mm512_srai_epi16(_mm512_loadu_si512(p), 8); }
   static __m512i four(const int8_t* x) {
     int32_t bytes;
     __builtin_memcpy(&bytes, x, 4);
     return _mm512_set1_epi32(bytes);
   }
-  template <int kInput>
-  static Float input(Weights w) {
-    return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 24 - 8 * kInput), 24));
-  }
+  static __m512i two(const int16_t* x) { return four((const int8_t*)x); }
+  static Sum start(int32_t s) { return _mm512_set1_epi32(s); }
   static Sum none() { return _mm512_setzero_si512(); }
   static Sum dot(Sum sum, Weights w, __m512i x) { return _mm512_dpbusd_epi32(sum, w, x); }
-  static Float total(Sum sum) { return _mm512_cvtepi32_ps(sum); }
+  static Sum dot_words(Sum sum, Weights w, __m512i x) { return _mm512_dpwssd_epi32(sum, w, x); }
+  static Float total(Sum sum, int32_t) { return words_total(sum); }
+  static Float words_total(Sum sum) { return _mm512_cvtepi32_ps(sum); }
 
   struct Group {
     float scale;

@@ -5,9 +5,8 @@
 // int8 tile: 16 x 32 = 544 bytes: 8 vectors of 64 bytes, vector j holding for each row inputs 4j .. 4j+3; then
 // 16 fp16 scales. A matrix [rows, columns] is rows/16 rows of columns/32 tiles.
 //
-// Products with int4 weights round the activations to int8 in the same groups of 32 (ggml's Q8_0 rule): exact integer
-// arithmetic inside a group, float32 across groups. Products with int8 weights take the activations as they are:
-// weights in eight bits are for models that are to lose nothing, and for the table, which memory bounds anyway.
+// Activations are rounded in the same groups of 32: to int8 for int4 weights (ggml's Q8_0 rule), to int16 for int8
+// weights, which are for models that are to lose nothing. Exact integer arithmetic inside a group, float32 across.
 #pragma once
 #include <cstdint>
 
@@ -18,11 +17,14 @@ constexpr int kGroup = 32;
 constexpr int kInt4Tile = 288;
 constexpr int kInt8Tile = 544;
 
-// Activations [rows, columns] in int8, and for each group of 32 its scale and its sum (scale times all values).
+// Activations [rows, columns] in int8 (Value = int8_t), or in int16 with every four of them in the order 0, 2, 1, 3;
+// for each group of 32 its scale and what its dot products start from: minus the sum of its values times what
+// unpacking added to every weight.
+template <typename Value>
 struct Activations {
-  const int8_t* values;
+  const Value* values;
   const float* scales;
-  const float* sums;
+  const int32_t* starts;
   int64_t columns;
 };
 
@@ -39,12 +41,15 @@ struct Attend {
 // What one instruction set offers. Every function does one independent piece of work on one thread.
 struct Table {
   const char* name;
-  // One row of `columns` floats to int8.
-  void (*quantize_row)(const float* x, int64_t columns, int8_t* values, float* scales, float* sums);
-  // y[m * ldy + r] for `rows` rows m of x and the 16 outputs r of one row of tiles.
-  void (*int4_tiles)(const uint8_t* tiles, const Activations& x, int64_t rows, float* y, int64_t ldy);
-  // The same for rows of x [rows, columns] in float32.
-  void (*int8_tiles)(const uint8_t* tiles, const float* x, int64_t columns, int64_t rows, float* y, int64_t ldy);
+  // One row of `columns` floats to int8, for int4 weights.
+  void (*quantize_int8)(const float* x, int64_t columns, int8_t* values, float* scales, int32_t* starts);
+  // The same to int16, for int8 weights.
+  void (*quantize_int16)(const float* x, int64_t columns, int16_t* values, float* scales, int32_t* starts);
+  // y[m * ldy + r] for `rows` rows m of x and the 16 * tile_rows outputs r of some rows of tiles.
+  void (*int4_tiles)(const uint8_t* tiles, int64_t tile_rows, const Activations<int8_t>& x, int64_t rows, float* y,
+                     int64_t ldy);
+  void (*int8_tiles)(const uint8_t* tiles, int64_t tile_rows, const Activations<int16_t>& x, int64_t rows, float* y,
+                     int64_t ldy);
   // out = x / sqrt(mean(x^2) + eps) * weight + residual; weight and residual may be null.
   void (*rms_norm_row)(const float* x, const float* weight, const float* residual, float* out, int64_t width,
                        float eps);

@@ -7,11 +7,12 @@
 //   zero(), set(f), load_floats(p), store(p, v), add, mul, div, fma(a, b, c) = a * b + c, sum(v), exp(v)
 //   half(p), bf16(p)           read kLanes fp16 / bf16
 //   Weights, Sum               4 inputs for each output, in bytes; what their products are added up in
-//   low_nibbles(p), high_nibbles(p), bytes(p)   one half of 4 bytes, or all of them, for each output
-//   input<b>(w)                input b of 4 signed bytes for each output, as Float
-//   four(x)                    4 int8 activations, for every output
-//   none(), dot(sum, w, x), total(sum)   an empty Sum; sum + w . x; as Float
-//   kBias                      what unpacking nibbles added to every weight
+//   low_nibbles(p), high_nibbles(p)      one half of 4 bytes for each output, with kBias added to every weight
+//   four(x), dot(sum, w, x)    4 int8 activations for every output; sum + w . x
+//   start(s), total(sum, s)    begin and end of such a Sum, which together add s
+//   even(p), odd(p)            inputs 0 and 2, or 1 and 3, of 4 signed bytes for each output, as words
+//   two(x), dot_words(sum, w, x)         2 int16 activations for every output; sum + w . x
+//   none(), words_total(sum)   begin and end of such a Sum
 //   quantize(x, values) -> {scale, sum}   one group of 32 floats
 #include <cmath>
 
@@ -27,172 +28,152 @@ namespace {
 
 constexpr int kParts = jg::kTileRows / Isa::kLanes;
 
-// Adds the products of 4 inputs: MB rows of activations with the 16 rows of a tile.
-template <int MB>
-inline void add_dots(const typename Isa::Weights (&w)[kParts], const int8_t* const (&x)[MB], int64_t offset,
-                     typename Isa::Sum (&sums)[MB][kParts]) {
-  JG_UNROLL
-  for (int m = 0; m < MB; m++) {
-    const auto inputs = Isa::four(x[m] + offset);
-    JG_UNROLL
-    for (int p = 0; p < kParts; p++) sums[m][p] = Isa::dot(sums[m][p], w[p], inputs);
-  }
-}
-
-// The dot products of one group.
-template <int MB>
-inline void group_sums(const uint8_t* tile, const int8_t* const (&x)[MB], typename Isa::Sum (&sums)[MB][kParts]) {
-  // Left a loop: unrolled, compilers load far ahead and spill the sums.
-  JG_KEEP
-  for (int j = 0; j < 4; j++) {
-    typename Isa::Weights w[kParts];
-    const uint8_t* at = tile + 64 * j;
-    JG_UNROLL
-    for (int p = 0; p < kParts; p++) w[p] = Isa::low_nibbles(at + 64 / kParts * p);
-    add_dots<MB>(w, x, 4 * j, sums);
-    JG_UNROLL
-    for (int p = 0; p < kParts; p++) w[p] = Isa::high_nibbles(at + 64 / kParts * p);
-    add_dots<MB>(w, x, 16 + 4 * j, sums);
-  }
-}
-
 inline void prefetch_tile(const uint8_t* tile, int bytes) {
   for (int line = 0; line < bytes; line += 64) __builtin_prefetch(tile + 8 * bytes + line);
 }
 
-template <int MB>
-inline void store_rows(const typename Isa::Float (&acc)[MB][kParts], int64_t first, float* y, int64_t ldy) {
+// Weights in four bits: nibbles, with kBias added, times int8.
+struct Int4 {
+  using Value = int8_t;
+  static constexpr int kBytes = jg::kInt4Tile;
+  static constexpr int kSteps = 4;
+
+  // Adds the products of the 8 inputs that 64 bytes of a tile hold.
+  template <int MB>
+  static void add_dots(const uint8_t* at, int j, const Value* const (&x)[MB], typename Isa::Sum (&sums)[MB][kParts]) {
+    typename Isa::Weights w[kParts];
+    JG_UNROLL
+    for (int p = 0; p < kParts; p++) w[p] = Isa::low_nibbles(at + 64 / kParts * p);
+    JG_UNROLL
+    for (int m = 0; m < MB; m++) {
+      const auto inputs = Isa::four(x[m] + 4 * j);
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++) sums[m][p] = Isa::dot(sums[m][p], w[p], inputs);
+    }
+    JG_UNROLL
+    for (int p = 0; p < kParts; p++) w[p] = Isa::high_nibbles(at + 64 / kParts * p);
+    JG_UNROLL
+    for (int m = 0; m < MB; m++) {
+      const auto inputs = Isa::four(x[m] + 16 + 4 * j);
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++) sums[m][p] = Isa::dot(sums[m][p], w[p], inputs);
+    }
+  }
+
+  static typename Isa::Sum start(int32_t start) { return Isa::start(start); }
+  static typename Isa::Float total(typename Isa::Sum sum, int32_t start) { return Isa::total(sum, start); }
+};
+
+// Weights in eight bits, times int16.
+struct Int8 {
+  using Value = int16_t;
+  static constexpr int kBytes = jg::kInt8Tile;
+  static constexpr int kSteps = 8;
+
+  template <int MB>
+  static void add_dots(const uint8_t* at, int j, const Value* const (&x)[MB], typename Isa::Sum (&sums)[MB][kParts]) {
+    typename Isa::Weights even[kParts], odd[kParts];
+    JG_UNROLL
+    for (int p = 0; p < kParts; p++) {
+      even[p] = Isa::even(at + 64 / kParts * p);
+      odd[p] = Isa::odd(at + 64 / kParts * p);
+    }
+    JG_UNROLL
+    for (int m = 0; m < MB; m++) {
+      const auto first = Isa::two(x[m] + 4 * j), second = Isa::two(x[m] + 4 * j + 2);
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++)
+        sums[m][p] = Isa::dot_words(Isa::dot_words(sums[m][p], even[p], first), odd[p], second);
+    }
+  }
+
+  static typename Isa::Sum start(int32_t) { return Isa::none(); }
+  static typename Isa::Float total(typename Isa::Sum sum, int32_t) { return Isa::words_total(sum); }
+};
+
+// MB rows of activations, from row `first` on, with one row of tiles.
+template <typename Kind, int MB>
+void block(const uint8_t* tiles, const jg::Activations<typename Kind::Value>& a, int64_t first, float* y, int64_t ldy) {
+  const int64_t groups = a.columns / jg::kGroup;
+  typename Isa::Float acc[MB][kParts];
+  for (int m = 0; m < MB; m++)
+    for (int p = 0; p < kParts; p++) acc[m][p] = Isa::zero();
+  for (int64_t g = 0; g < groups; g++) {
+    const uint8_t* tile = tiles + g * Kind::kBytes;
+    prefetch_tile(tile, Kind::kBytes);
+    const typename Kind::Value* x[MB];
+    typename Isa::Sum sums[MB][kParts];
+    JG_UNROLL
+    for (int m = 0; m < MB; m++) {
+      x[m] = a.values + ((first + m) * groups + g) * jg::kGroup;
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++) sums[m][p] = Kind::start(a.starts[(first + m) * groups + g]);
+    }
+    // Left a loop: unrolled, compilers load far ahead and spill the sums.
+    JG_KEEP
+    for (int j = 0; j < Kind::kSteps; j++) Kind::template add_dots<MB>(tile + 64 * j, j, x, sums);
+    typename Isa::Float weight_scale[kParts];
+    JG_UNROLL
+    for (int p = 0; p < kParts; p++) weight_scale[p] = Isa::half(tile + 64 * Kind::kSteps + 2 * Isa::kLanes * p);
+    JG_UNROLL
+    for (int m = 0; m < MB; m++) {
+      const int64_t at = (first + m) * groups + g;
+      const auto scale = Isa::set(a.scales[at]);
+      JG_UNROLL
+      for (int p = 0; p < kParts; p++)
+        acc[m][p] = Isa::fma(Isa::mul(Kind::total(sums[m][p], a.starts[at]), scale), weight_scale[p], acc[m][p]);
+    }
+  }
   for (int m = 0; m < MB; m++)
     for (int p = 0; p < kParts; p++) Isa::store(y + (first + m) * ldy + p * Isa::kLanes, acc[m][p]);
 }
 
-// MB rows of activations, from row `first` on, with one row of int4 tiles.
-struct Int4 {
-  const uint8_t* tiles;
-  const jg::Activations& a;
-
-  template <int MB>
-  void block(int64_t first, float* y, int64_t ldy) const {
-    const int64_t groups = a.columns / jg::kGroup;
-    typename Isa::Float acc[MB][kParts];
-    for (int m = 0; m < MB; m++)
-      for (int p = 0; p < kParts; p++) acc[m][p] = Isa::zero();
-    for (int64_t g = 0; g < groups; g++) {
-      const uint8_t* tile = tiles + g * jg::kInt4Tile;
-      prefetch_tile(tile, jg::kInt4Tile);
-      const int8_t* x[MB];
-      typename Isa::Sum sums[MB][kParts];
-      JG_UNROLL
-      for (int m = 0; m < MB; m++) {
-        x[m] = a.values + ((first + m) * groups + g) * jg::kGroup;
-        JG_UNROLL
-        for (int p = 0; p < kParts; p++) sums[m][p] = Isa::none();
-      }
-      group_sums<MB>(tile, x, sums);
-      typename Isa::Float weight_scale[kParts];
-      JG_UNROLL
-      for (int p = 0; p < kParts; p++) weight_scale[p] = Isa::half(tile + 256 + 2 * Isa::kLanes * p);
-      JG_UNROLL
-      for (int m = 0; m < MB; m++) {
-        const int64_t at = (first + m) * groups + g;
-        const auto scale = Isa::set(a.scales[at]);
-        const auto offset = Isa::mul(Isa::set(-Isa::kBias), Isa::set(a.sums[at]));
-        JG_UNROLL
-        for (int p = 0; p < kParts; p++)
-          acc[m][p] = Isa::fma(Isa::fma(Isa::total(sums[m][p]), scale, offset), weight_scale[p], acc[m][p]);
-      }
-    }
-    store_rows<MB>(acc, first, y, ldy);
-  }
-};
-
-// The same with int8 tiles and float32 activations.
-struct Int8 {
-  const uint8_t* tiles;
-  const float* x;
-  int64_t columns;
-
-  template <int MB, int kInput>
-  static void add_input(const typename Isa::Weights (&w)[kParts], const float* const (&at)[MB],
-                        typename Isa::Float (&sums)[MB][kParts]) {
-    typename Isa::Float input[kParts];
-    JG_UNROLL
-    for (int p = 0; p < kParts; p++) input[p] = Isa::template input<kInput>(w[p]);
-    JG_UNROLL
-    for (int m = 0; m < MB; m++) {
-      const auto value = Isa::set(at[m][kInput]);
-      JG_UNROLL
-      for (int p = 0; p < kParts; p++) sums[m][p] = Isa::fma(input[p], value, sums[m][p]);
-    }
-  }
-
-  template <int MB>
-  void block(int64_t first, float* y, int64_t ldy) const {
-    typename Isa::Float acc[MB][kParts];
-    for (int m = 0; m < MB; m++)
-      for (int p = 0; p < kParts; p++) acc[m][p] = Isa::zero();
-    for (int64_t g = 0; g < columns / jg::kGroup; g++) {
-      const uint8_t* tile = tiles + g * jg::kInt8Tile;
-      prefetch_tile(tile, jg::kInt8Tile);
-      typename Isa::Float sums[MB][kParts];
-      JG_UNROLL
-      for (int m = 0; m < MB; m++)
-        JG_UNROLL
-        for (int p = 0; p < kParts; p++) sums[m][p] = Isa::zero();
-      JG_KEEP
-      for (int j = 0; j < 8; j++) {
-        typename Isa::Weights w[kParts];
-        const float* at[MB];
-        JG_UNROLL
-        for (int p = 0; p < kParts; p++) w[p] = Isa::bytes(tile + 64 * j + 64 / kParts * p);
-        JG_UNROLL
-        for (int m = 0; m < MB; m++) at[m] = x + (first + m) * columns + g * jg::kGroup + 4 * j;
-        add_input<MB, 0>(w, at, sums);
-        add_input<MB, 1>(w, at, sums);
-        add_input<MB, 2>(w, at, sums);
-        add_input<MB, 3>(w, at, sums);
-      }
-      JG_UNROLL
-      for (int p = 0; p < kParts; p++) {
-        const auto scale = Isa::half(tile + 512 + 2 * Isa::kLanes * p);
-        JG_UNROLL
-        for (int m = 0; m < MB; m++) acc[m][p] = Isa::fma(sums[m][p], scale, acc[m][p]);
-      }
-    }
-    store_rows<MB>(acc, first, y, ldy);
-  }
-};
-
-// All rows, as many at once as share a pass best.
-template <typename Product>
-void all_rows(const Product& product, int64_t rows, float* y, int64_t ldy) {
-  int64_t m = 0;
-  for (; m + Isa::kBlock <= rows; m += Isa::kBlock) product.template block<Isa::kBlock>(m, y, ldy);
-  switch (rows - m) {
-    case 7: product.template block<7>(m, y, ldy); break;
-    case 6: product.template block<6>(m, y, ldy); break;
-    case 5: product.template block<5>(m, y, ldy); break;
-    case 4: product.template block<4>(m, y, ldy); break;
-    case 3: product.template block<3>(m, y, ldy); break;
-    case 2: product.template block<2>(m, y, ldy); break;
-    case 1: product.template block<1>(m, y, ldy); break;
-    default: break;
-  }
+// Up to MB rows; fewer at the end.
+template <typename Kind, int MB>
+void rows_of(const uint8_t* tiles, const jg::Activations<typename Kind::Value>& a, int64_t first, int64_t count, float* y,
+             int64_t ldy) {
+  if (count >= MB) return block<Kind, MB>(tiles, a, first, y, ldy);
+  if constexpr (MB > 1) rows_of<Kind, MB - 1>(tiles, a, first, count, y, ldy);
 }
 
-void int4_tiles(const uint8_t* tiles, const jg::Activations& x, int64_t rows, float* y, int64_t ldy) {
-  all_rows(Int4{tiles, x}, rows, y, ldy);
+// Some rows of tiles with all rows of activations: a few of these at a time, which stay in the first cache.
+template <typename Kind>
+void all_rows(const uint8_t* tiles, int64_t tile_rows, const jg::Activations<typename Kind::Value>& a, int64_t rows,
+              float* y, int64_t ldy) {
+  const int64_t bytes = a.columns / jg::kGroup * Kind::kBytes;
+  for (int64_t m = 0; m < rows; m += Isa::kBlock)
+    for (int64_t t = 0; t < tile_rows; t++)
+      rows_of<Kind, Isa::kBlock>(tiles + t * bytes, a, m, rows - m, y + t * jg::kTileRows, ldy);
 }
 
-void int8_tiles(const uint8_t* tiles, const float* x, int64_t columns, int64_t rows, float* y, int64_t ldy) {
-  all_rows(Int8{tiles, x, columns}, rows, y, ldy);
+void int4_tiles(const uint8_t* tiles, int64_t tile_rows, const jg::Activations<int8_t>& x, int64_t rows, float* y,
+                int64_t ldy) {
+  all_rows<Int4>(tiles, tile_rows, x, rows, y, ldy);
 }
 
-void quantize_row(const float* x, int64_t columns, int8_t* values, float* scales, float* sums) {
+void int8_tiles(const uint8_t* tiles, int64_t tile_rows, const jg::Activations<int16_t>& x, int64_t rows, float* y,
+                int64_t ldy) {
+  all_rows<Int8>(tiles, tile_rows, x, rows, y, ldy);
+}
+
+void quantize_int8(const float* x, int64_t columns, int8_t* values, float* scales, int32_t* starts) {
   for (int64_t g = 0; g < columns / jg::kGroup; g++) {
     const auto found = Isa::quantize(x + g * jg::kGroup, values + g * jg::kGroup);
     scales[g] = found.scale;
-    sums[g] = found.scale * float(found.sum);
+    starts[g] = -Isa::kBias * found.sum;
+  }
+}
+
+void quantize_int16(const float* x, int64_t columns, int16_t* values, float* scales, int32_t* starts) {
+  constexpr int kOrder[] = {0, 2, 1, 3};
+  for (int64_t g = 0; g < columns / jg::kGroup; g++, x += jg::kGroup) {
+    float biggest = 0;
+    for (int i = 0; i < jg::kGroup; i++) biggest = std::fmax(biggest, std::fabs(x[i]));
+    const float inverse = biggest > 0 ? 32767.0f / biggest : 0.0f;
+    for (int i = 0; i < jg::kGroup; i++)
+      *values++ = int16_t(std::nearbyint(x[i - i % 4 + kOrder[i % 4]] * inverse));
+    scales[g] = biggest / 32767.0f;
+    starts[g] = 0;
   }
 }
 
@@ -278,7 +259,8 @@ void attend(const jg::Attend& a, int64_t first, int64_t count, float* scores) {
 
 }  // namespace
 
-#define JG_TABLE(identifier, text)                                                                                   \
-  namespace jg {                                                                                                     \
-  const Table identifier = {text,    quantize_row, int4_tiles, int8_tiles, rms_norm_row, softcap, gated_gelu, attend}; \
+#define JG_TABLE(identifier, text)                                                                       \
+  namespace jg {                                                                                         \
+  const Table identifier = {text,       quantize_int8, quantize_int16, int4_tiles, int8_tiles, rms_norm_row, \
+                            softcap,    gated_gelu,    attend};                                          \
   }

@@ -32,6 +32,7 @@ struct Isa {
   static Float exp(Float x) { return jg::exponential<Isa>(x); }
 
   using Weights = int8x16_t;
+  using Words = int16x8_t;
   using Sum = int32x4_t;
 
   static Weights low_nibbles(const uint8_t* p) {
@@ -40,21 +41,27 @@ struct Isa {
   static Weights high_nibbles(const uint8_t* p) {
     return vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p), 4)), vdupq_n_s8(8));
   }
-  static Weights bytes(const uint8_t* p) { return vreinterpretq_s8_u8(vld1q_u8(p)); }
   static int8x16_t four(const int8_t* x) {
     int32_t bytes;
     __builtin_memcpy(&bytes, x, 4);
     return vreinterpretq_s8_s32(vdupq_n_s32(bytes));
   }
-  template <int kInput>
-  static Float input(Weights w) {
-    const int32x4_t whole = vreinterpretq_s32_s8(w);
-    return vcvtq_f32_s32(vshrq_n_s32(vshlq_s32(whole, vdupq_n_s32(24 - 8 * kInput)), 24));
+  static Words two(const int16_t* x) { return vreinterpretq_s16_s8(four((const int8_t*)x)); }
+  static Weights even(const uint8_t* p) {
+    return vreinterpretq_s8_s16(vshrq_n_s16(vshlq_n_s16(vreinterpretq_s16_u8(vld1q_u8(p)), 8), 8));
   }
+  static Weights odd(const uint8_t* p) { return vreinterpretq_s8_s16(vshrq_n_s16(vreinterpretq_s16_u8(vld1q_u8(p)), 8)); }
+  static Sum start(int32_t) { return none(); }
   static Sum none() { return vdupq_n_s32(0); }
   static Sum dot(Sum sum, Weights w, int8x16_t x) { return vdotq_s32(sum, w, x); }
-  static Float total(Sum sum) { return vcvtq_f32_s32(sum); }
-  static constexpr float kBias = 0.0f;
+  static Sum dot_words(Sum sum, Weights w, Words x) {
+    const Words words = vreinterpretq_s16_s8(w);
+    const int32x4_t low = vmull_s16(vget_low_s16(words), vget_low_s16(x));
+    return vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(words, x)));
+  }
+  static Float total(Sum sum, int32_t) { return words_total(sum); }
+  static Float words_total(Sum sum) { return vcvtq_f32_s32(sum); }
+  static constexpr int32_t kBias = 0;
 
   struct Group {
     float scale;

@@ -63,25 +63,29 @@ struct Isa {
     for (int i = 0; i < 16; i++) weights.w[i] = int8_t((p[i] >> 4) - 8);
     return weights;
   }
-  static Weights bytes(const uint8_t* p) {
+  static Weights even(const uint8_t* p) {
     Weights weights;
-    std::memcpy(weights.w, p, 16);
+    for (int i = 0; i < 8; i++) weights.w[i] = int8_t(p[2 * i]);
     return weights;
   }
+  static Weights odd(const uint8_t* p) { return even(p + 1); }
   static const int8_t* four(const int8_t* x) { return x; }
-  template <int kInput>
-  static Float input(const Weights& weights) {
-    return each([&](int i) { return float(weights.w[4 * i + kInput]); });
-  }
+  static const int16_t* two(const int16_t* x) { return x; }
+  static Sum start(int32_t) { return none(); }
   static Sum none() { return {{0, 0, 0, 0}}; }
   static Sum dot(Sum sum, const Weights& weights, const int8_t* x) {
     for (int i = 0; i < 16; i++) sum.v[i / 4] += weights.w[i] * x[i % 4];
     return sum;
   }
-  static Float total(Sum sum) {
+  static Sum dot_words(Sum sum, const Weights& weights, const int16_t* x) {
+    for (int i = 0; i < 8; i++) sum.v[i / 2] += weights.w[i] * x[i % 2];
+    return sum;
+  }
+  static Float total(Sum sum, int32_t) { return words_total(sum); }
+  static Float words_total(Sum sum) {
     return each([&](int i) { return float(sum.v[i]); });
   }
-  static constexpr float kBias = 0.0f;
+  static constexpr int32_t kBias = 0;
 
   struct Group {
     float scale;
