@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jupyter_gemma"
 DEMO = PACKAGE / "models" / "demo"
 # Looked at only where the user has loaded them already.
-OPTIONAL = {"matplotlib", "pandas", "vl_convert"}
+OPTIONAL = {"matplotlib", "pandas", "peft", "tomli", "vl_convert"}
 
 
 def build(target: str, folder: Path) -> Path:
