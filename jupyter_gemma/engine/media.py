@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import tempfile
 import warnings
@@ -33,6 +34,9 @@ MAX_PIXELS = 10**8
 MAX_SAMPLES = 5 * 10**7  # 200 MB; a few kilobytes of FLAC can hold more
 DEFAULT_BUDGET = 280
 DEFAULT_RATE = 16000
+# How M4A, raw AAC, CAF, WebM and WMA begin: what ffmpeg may see. A playlist, which would have it
+# open other files, begins with none of these.
+_CONTAINERS = re.compile(rb"....ftyp|\xff[\xf1\xf9]|caff|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -242,8 +246,27 @@ def _decode_sound(data: bytes, max_seconds: float) -> tuple[NDArray[np.float32],
         return _decode_elsewhere(data, max_seconds, error)
 
 
+def check_container(data: bytes, reason: Exception) -> None:
+    """Hold back from other programs what is no sound file.
+
+    Raises:
+        BadAudio: ``data`` begins as no kind of sound file that such a program reads; ``reason`` is libsndfile's.
+    """
+    if not _CONTAINERS.match(data):
+        raise unreadable(data, reason)
+
+
+def unreadable(data: bytes, reason: Exception) -> BadAudio:
+    """The error for a clip that no reader knows."""
+    return BadAudio(
+        f"These {len(data)} bytes are not a sound file that can be read ({reason}).",
+        "Send WAV, FLAC, OGG or MP3; M4A and AAC need ffmpeg to be installed.",
+    )
+
+
 def _decode_elsewhere(data: bytes, max_seconds: float, reason: Exception) -> tuple[NDArray[np.float32], int]:
     """Formats that librosa reads through programs of the machine (M4A, AAC, ... where ffmpeg is installed)."""
+    check_container(data, reason)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # librosa calls these readers deprecated
         import audioread
@@ -258,10 +281,7 @@ def _decode_elsewhere(data: bytes, max_seconds: float, reason: Exception) -> tup
                 _check_length(sound.duration, max_seconds)
                 samples, rate = librosa.load(sound, sr=None, mono=False)
         except (audioread.DecodeError, OSError, EOFError, ValueError) as error:
-            raise BadAudio(
-                f"These {len(data)} bytes are not a sound file that can be read ({reason}).",
-                "Send WAV, FLAC, OGG or MP3; M4A and AAC need ffmpeg to be installed.",
-            ) from error
+            raise unreadable(data, reason) from error
     return np.atleast_2d(samples).T, int(rate)
 
 

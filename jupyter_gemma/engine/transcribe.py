@@ -20,6 +20,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from jupyter_gemma.engine.media import check_container, unreadable
 from jupyter_gemma.errors import BadAudio, RequestError
 from jupyter_gemma.types import (
     AudioPart,
@@ -291,6 +292,7 @@ def _resampled(blocks: Iterator[Samples], rate: int) -> Iterator[Samples]:
 
 def _decoded_elsewhere(clip: bytes, reason: Exception) -> Iterator[Samples]:
     """Formats that programs of the machine read (M4A, AAC, ... where ffmpeg is installed)."""
+    check_container(clip, reason)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip"
         path.write_bytes(clip)
@@ -305,10 +307,7 @@ def _decoded_elsewhere(clip: bytes, reason: Exception) -> Iterator[Samples]:
                 mono = (_mono(block, file.channels) for block in file)
                 yield from _resampled(mono, file.samplerate)
         except (audioread.DecodeError, OSError, EOFError) as error:
-            raise BadAudio(
-                f"These {len(clip)} bytes are not a sound file that can be read ({reason}).",
-                "Send WAV, FLAC, OGG or MP3; M4A and AAC need ffmpeg to be installed.",
-            ) from error
+            raise unreadable(clip, reason) from error
 
 
 def _mono(block: bytes, channels: int) -> Samples:

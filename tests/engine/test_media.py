@@ -388,6 +388,14 @@ def test_what_libsndfile_cannot_read_goes_to_librosa():
         read_clip(b"\0\0\0 ftypM4A ", frame=640, max_seconds=0.05)
 
 
+@pytest.mark.parametrize("start", [b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", b"ffconcat version 1.0\nfile secret.wav\n"])
+def test_no_other_program_sees_a_playlist(start, monkeypatch):
+    """It could have the program open other files of this machine."""
+    monkeypatch.setattr("audioread.audio_open", lambda *arguments: pytest.fail("another program reads the clip"))
+    with pytest.raises(BadAudio, match="not a sound file"):
+        read_clip(start, frame=640)
+
+
 def test_a_small_file_with_very_many_samples_is_refused():
     rate = 500_000
     file = io.BytesIO()

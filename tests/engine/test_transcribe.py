@@ -241,6 +241,12 @@ def test_what_cannot_be_heard_is_named(clip: bytes, named: str) -> None:
         run(Listener(), ask(clip))
 
 
+def test_no_other_program_sees_a_playlist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audioread.audio_open", lambda *arguments: pytest.fail("another program reads the clip"))
+    with pytest.raises(BadAudio, match="not a sound file"):
+        run(Listener(), ask(b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n"))
+
+
 def test_length_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SECONDS", 7.2)
     with pytest.raises(BadAudio, match="longer than"):
