@@ -23,6 +23,12 @@
 #define JG_UNROLL _Pragma("GCC unroll 16")
 #define JG_KEEP _Pragma("GCC unroll 1")
 #endif
+// The steps through a tile stay a loop: unrolled, compilers load far ahead and spill the sums, but with 32 registers.
+#if defined(__AVX512F__)
+#define JG_STEPS JG_UNROLL
+#else
+#define JG_STEPS JG_KEEP
+#endif
 
 namespace {
 
@@ -109,8 +115,7 @@ void block(const uint8_t* tiles, const jg::Activations<typename Kind::Value>& a,
       JG_UNROLL
       for (int p = 0; p < kParts; p++) sums[m][p] = Kind::start(a.starts[(first + m) * groups + g]);
     }
-    // Left a loop: unrolled, compilers load far ahead and spill the sums.
-    JG_KEEP
+    JG_STEPS
     for (int j = 0; j < Kind::kSteps; j++) Kind::template add_dots<MB>(tile + 64 * j, j, x, sums);
     typename Isa::Float weight_scale[kParts];
     JG_UNROLL
