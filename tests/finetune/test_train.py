@@ -144,7 +144,7 @@ def test_over_int4_weights_the_gradient_is_that_of_the_expanded_weights(start, o
             count += 1
     assert count == 21
     for name, gradient in gradients().items():
-        assert torch.allclose(gradient, quantised[name], rtol=1e-4, atol=1e-6), name
+        assert (gradient - quantised[name]).norm() <= 1e-4 * gradient.norm(), name
 
 
 def test_what_learns_are_the_maps_of_the_layers_and_of_the_media(start):
@@ -175,7 +175,8 @@ def test_a_step_moves_as_transformers_with_peft_moves(tiny, start, write_lines, 
             place = place.replace("embed_vision.embedding", "embed_vision.multimodal_embedder.embedding")
             inner = "language_model." if name.startswith("layers") else ""
             gradient = wanted[f"base_model.model.model.{inner}{place}"].grad
-            assert torch.allclose(weight.grad, gradient, rtol=1e-3, atol=1e-5), name
+            # Sums in another order: by the size of the whole gradient, for some of its values are near 0.
+            assert (weight.grad - gradient).norm() <= 1e-4 * gradient.norm(), name
     finally:
         theirs.unload()
 
