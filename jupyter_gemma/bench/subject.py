@@ -17,12 +17,13 @@ from jupyter_gemma.model.decoder import Prompt, Span
 from jupyter_gemma.model.ops import WeightKind, choose_ops
 from jupyter_gemma.model.packed import PACKED_NAME, PackedSource, write_packed
 from jupyter_gemma.model.random import GEMMA4_12B, RandomSource, random_config, random_prompt
+from jupyter_gemma.settings import Settings
 from jupyter_gemma.types import ProgressCallback
 
 #: Positions that a sequence has before its speed is taken.
 CONTEXT = 64
 #: Positions that the engine reads at once.
-CHUNK = 512
+CHUNK: int = Settings.prefill_chunk.default_value
 
 _TINY = replace(
     GEMMA4_12B,

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jupyter_gemma.finetune.evaluate import distance
 from jupyter_gemma.notebook.api import Gemma
 from jupyter_gemma.notebook.magics import load
 
@@ -67,23 +68,13 @@ def test_charts(ask):
     assert np.mean(right) >= lower_bound(SENTENCES, len(right))
 
 
-def errors(said: list[str], wanted: list[str]) -> int:
-    """Words to change, add or take away (Levenshtein)."""
-    row = list(range(len(wanted) + 1))
-    for i, word in enumerate(said, start=1):
-        before, row[0] = row[0], i
-        for j, other in enumerate(wanted, start=1):
-            before, row[j] = row[j], min(before + (word != other), row[j] + 1, row[j - 1] + 1)
-    return row[-1]
-
-
 @pytest.mark.parametrize("voices", WORD_ERRORS)
 def test_clips(ask, voices):
     clips = [
         clip for clip in json.loads((DATA / "clips" / "words.json").read_text()) if clip["file"].startswith(voices)
     ]
     wrong = [
-        errors(ask("/transcribe path", path=DATA / "clips" / clip["file"]).split(), clip["words"].split())
+        distance(ask("/transcribe path", path=DATA / "clips" / clip["file"]).split(), clip["words"].split())
         for clip in clips
     ]
     words = sum(len(clip["words"].split()) for clip in clips)
