@@ -132,7 +132,7 @@ def _attend(chosen: Options, fast: Ops, kind: str, positions: int) -> Case:
     query = torch.randn(1, shape.heads, shape.head_dim)
     whole = torch.randn(shape.kv_heads, positions, shape.head_dim)
     stored = whole if fast.cache_dtype is None else whole.to(fast.cache_dtype)
-    how = Attending(None, True, shape.window, 1.0)
+    how = Attending(1, None, True, shape.window, 1.0)
     sides = {
         "fast": lambda: fast.attend(query, stored, stored, how),
         "plain": lambda: PLAIN_OPS.attend(query, whole, whole, how),

@@ -59,12 +59,21 @@ class LayerCache:
         """
         count = keys.shape[1]
         visible = self.visible(count)
-        all_keys, all_values = self._room_for(keys, count)
-        end = self.size + count
-        all_keys[:, self.size : end] = keys
-        all_values[:, self.size : end] = values
-        self.size = end
+        all_keys, all_values = self.extend(keys, count)
+        end = self.size
+        all_keys[:, end - count : end] = keys
+        all_values[:, end - count : end] = values
         return all_keys[:, end - visible : end], all_values[:, end - visible : end]
+
+    def extend(self, like: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Add ``count`` positions for the caller to write; returns the buffers [kv_heads, capacity, head_dim].
+
+        The new positions are the last of :attr:`size`. ``like``: [kv_heads, any, head_dim], of the type to store if
+        ``dtype`` is None.
+        """
+        buffers = self._room_for(like, count)
+        self.size += count
+        return buffers
 
     def last(self, count: int | None) -> tuple[Tensor, Tensor]:
         """The last ``count`` positions (None: all), or as many as there are: [kv_heads, n, head_dim] each, as views."""

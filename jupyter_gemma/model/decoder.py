@@ -151,13 +151,8 @@ class Attention(nn.Module):
         query, key = rotate(self.q_norm(query), rows), rotate(self.k_norm(key), rows)
         if self.value_norm:
             value = self.ops.rms_norm(value, None, self.eps, None)
-        mixed = torch.empty_like(query)
-        start = 0
-        for span, how in zip(spans, rows.attending, strict=True):
-            part = slice(start, start + span.count)
-            seen = span.cache.layers[index].append(key[part].transpose(0, 1), value[part].transpose(0, 1))
-            mixed[part] = self.ops.attend(query[part], *seen, how)
-            start += span.count
+        caches = [span.cache.layers[index] for span in spans]
+        mixed = self.ops.append_and_attend(query, key, value, caches, rows.attending)
         projected: Tensor = self.o_proj(mixed.view(count, -1))
         return projected
 
@@ -292,7 +287,7 @@ class Gemma(nn.Module):
             blocks = span.blocks if self.config.bidirectional_images and shape.window is not None else None
             mask = attention_mask(start, span.count, first, shape.window, blocks)
             mask = None if mask is None else mask.to(like.device)
-            attending.append(ops.Attending(mask, blocks is None, shape.window, scale))
+            attending.append(ops.Attending(span.count, mask, blocks is None, shape.window, scale))
         return Rows(cos, sin, tuple(attending))
 
     def logits(self, hidden: Tensor) -> Tensor:

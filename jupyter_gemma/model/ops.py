@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from jupyter_gemma.model.cache import LayerCache
 
 GROUP = 32
 TILE_ROWS = 16
@@ -26,6 +29,8 @@ OpsChoice = Literal["auto", "plain"]
 _INT8_VECTORS = 8
 # Rows up to which attention goes row by row; more share the keys better in one product.
 _FEW_ROWS = 8
+# Numbers that describe a row to the attention kernel: AttendRow in kernels.h.
+_ROW = 9
 
 # Values of W expanded to float at a time: 16 MB of float32 stays near the cache and bounds memory.
 _PANEL_VALUES = 4 << 20
@@ -48,9 +53,10 @@ class Path:
 class Attending:
     """Who looks at whom, see ``masks``: ``mask`` bool [n, visible], None where all keys are allowed.
 
-    ``causal``: the mask is nothing but causality and ``window``. ``scale``: of the scores.
+    ``count``: of the queries. ``causal``: the mask is nothing but causality and ``window``. ``scale``: of the scores.
     """
 
+    count: int
     mask: Tensor | None
     causal: bool
     window: int | None
@@ -61,7 +67,8 @@ class Attending:
 class Ops:
     """What the decoder computes with.
 
-    ``attend``: see :func:`_plain_attend`. ``cache_dtype``: in which keys and values are stored, None: as computed.
+    ``attend``: see :func:`_plain_attend`. ``append_and_attend``: see :func:`_plain_append_and_attend`.
+    ``cache_dtype``: in which keys and values are stored, None: as computed.
     ``paths``: one for each kind of quantised weight. ``rms_norm(x, weight, eps, residual)``: RMSNorm over the last
     axis, times ``weight`` and plus ``residual`` where they are given. ``gated_gelu(gate, up)``: gelu_tanh(gate) *
     up. ``softcap(scores, cap)``: cap * tanh(scores / cap); may overwrite ``scores``.
@@ -72,6 +79,7 @@ class Ops:
     gated_gelu: Callable[[Tensor, Tensor], Tensor]
     softcap: Callable[[Tensor, float], Tensor]
     attend: Callable[[Tensor, Tensor, Tensor, Attending], Tensor]
+    append_and_attend: Callable[[Tensor, Tensor, Tensor, Sequence[LayerCache], Sequence[Attending]], Tensor]
     cache_dtype: torch.dtype | None = None
 
 
@@ -180,7 +188,37 @@ def _plain_attend(query: Tensor, keys: Tensor, values: Tensor, how: Attending) -
     return mixed.permute(2, 0, 1, 3).reshape(count, heads, width)
 
 
-PLAIN_OPS = Ops({"int4": PLAIN, "int8": PLAIN}, _plain_rms_norm, _plain_gated_gelu, _plain_softcap, _plain_attend)
+def _plain_append_and_attend(
+    query: Tensor, key: Tensor, value: Tensor, caches: Sequence[LayerCache], attending: Sequence[Attending]
+) -> Tensor:
+    """New positions of several sequences: each goes into its sequence's cache, then looks at it.
+
+    Args:
+        query: [N, heads, width], the rows of all sequences one after the other.
+        key, value: [N, kv_heads, width].
+        caches, attending: one for each sequence, this layer's.
+
+    Returns:
+        [N, heads, width].
+    """
+    mixed = torch.empty_like(query)
+    start = 0
+    for cache, how in zip(caches, attending, strict=True):
+        part = slice(start, start + how.count)
+        seen = cache.append(key[part].transpose(0, 1), value[part].transpose(0, 1))
+        mixed[part] = _plain_attend(query[part], *seen, how)
+        start += how.count
+    return mixed
+
+
+PLAIN_OPS = Ops(
+    {"int4": PLAIN, "int8": PLAIN},
+    _plain_rms_norm,
+    _plain_gated_gelu,
+    _plain_softcap,
+    _plain_attend,
+    _plain_append_and_attend,
+)
 
 
 # -- PyTorch's own kernel --------------------------------------------------------------------------------------
@@ -254,31 +292,67 @@ def kernel_ops(kernels: Any) -> Ops:
         kernels.softcap(scores.data_ptr(), cap, scores.numel())
         return scores
 
-    def attend(query: Tensor, keys: Tensor, values: Tensor, how: Attending) -> Tensor:
-        count, heads, width = query.shape
-        if count > _FEW_ROWS or not how.causal or keys.dtype != torch.bfloat16 or width % TILE_ROWS:
+    paths = {kind: kernel_path(kernels, kind) for kind in PLAIN_OPS.paths}
+    attention = _KernelAttention(kernels)
+    whole, step = attention.attend, attention.append_and_attend
+    return Ops(paths, rms_norm, gated_gelu, softcap, whole, step, cache_dtype=torch.bfloat16)
+
+
+class _KernelAttention:
+    """Attention of a few rows of each sequence, all in one call; more rows share the keys better in plain products."""
+
+    def __init__(self, kernels: Any) -> None:
+        self.kernels = kernels
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, how: Attending) -> Tensor:
+        """As :func:`_plain_attend`."""
+        if not _fits_kernel(how, query.shape[2], keys.dtype):
             return _plain_attend(query, keys, values, how)
         query = query.contiguous()
         out = torch.empty_like(query)
-        for row in range(count):
-            end = keys.shape[1] - count + row + 1
-            begin = 0 if how.window is None else max(0, end - how.window)
-            kernels.attend(
-                query[row].data_ptr(),
-                keys[:, begin].data_ptr(),
-                values[:, begin].data_ptr(),
-                out[row].data_ptr(),
-                heads,
-                keys.shape[0],
-                width,
-                end - begin,
-                keys.stride(0),
-                how.scale,
-            )
+        rows = array("q")
+        for row in range(how.count):
+            last = keys.shape[1] - how.count + row
+            rows.extend((query[row].data_ptr(), 0, 0, out[row].data_ptr(), *_place(keys, values, last, how.window)))
+        self._run(rows, query, keys.shape[0], how.scale)
         return out
 
-    paths = {kind: kernel_path(kernels, kind) for kind in PLAIN_OPS.paths}
-    return Ops(paths, rms_norm, gated_gelu, softcap, attend, cache_dtype=torch.bfloat16)
+    def append_and_attend(
+        self, query: Tensor, key: Tensor, value: Tensor, caches: Sequence[LayerCache], attending: Sequence[Attending]
+    ) -> Tensor:
+        """As :func:`_plain_append_and_attend`."""
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        out = torch.empty_like(query)
+        new = [(tensor.data_ptr(), tensor[0].nbytes) for tensor in (query, key, value, out)]
+        like, start, rows = key.transpose(0, 1), 0, array("q")
+        for cache, how in zip(caches, attending, strict=True):
+            if _fits_kernel(how, query.shape[2], cache.dtype):
+                keys, values = cache.extend(like, how.count)
+                for row in range(how.count):
+                    rows.extend(address + (start + row) * size for address, size in new)
+                    rows.extend(_place(keys, values, cache.size - how.count + row, how.window))
+            else:
+                part = slice(start, start + how.count)
+                seen = cache.append(like[:, part], value[part].transpose(0, 1))
+                out[part] = _plain_attend(query[part], *seen, how)
+            start += how.count
+        if rows:
+            self._run(rows, query, key.shape[1], attending[0].scale)
+        return out
+
+    def _run(self, rows: array[int], query: Tensor, kv_heads: int, scale: float) -> None:
+        address, numbers = rows.buffer_info()
+        self.kernels.attend(address, numbers // _ROW, query.shape[1], kv_heads, query.shape[2], scale)
+
+
+def _fits_kernel(how: Attending, width: int, dtype: torch.dtype | None) -> bool:
+    return how.count <= _FEW_ROWS and how.causal and dtype == torch.bfloat16 and width % TILE_ROWS == 0
+
+
+def _place(keys: Tensor, values: Tensor, last: int, window: int | None) -> tuple[int, int, int, int, int]:
+    """Where a row looks, as ``AttendRow`` in ``kernels.h`` has it: up to position ``last`` of the buffers."""
+    first = 0 if window is None else max(0, last - window + 1)
+    return keys.data_ptr(), values.data_ptr(), keys.stride(0), first, last
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from jupyter_gemma.model import ops
+from jupyter_gemma.model.cache import LayerCache
 from jupyter_gemma.model.masks import attention_mask
 from jupyter_gemma.model.quant import dequantize, quantize
 
@@ -179,6 +180,34 @@ def test_attention_agrees_with_torch(
     # Views into a larger buffer, as a cache gives them.
     buffers = torch.randn(2, kv_heads, 100, width, generator=generator).bfloat16()
     keys, values = buffers[:, :, 5 : 5 + visible]
-    how = ops.Attending(attention_mask(start, count, first, window), True, window, 0.3)
+    how = ops.Attending(count, attention_mask(start, count, first, window), True, window, 0.3)
     actual = ops.kernel_ops(kernels).attend(query, keys, values, how)
     torch.testing.assert_close(actual, ops.PLAIN_OPS.attend(query, keys, values, how), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(16, 8, 64), (12, 2, 32)])
+def test_a_step_of_several_sequences_agrees_with_torch(
+    kernels, window: int | None, heads: int, kv_heads: int, width: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts, lengths = (1, 3, 12, 1, 2), (0, 57, 5, 300, 33)  # new positions of each sequence, and those before
+    blocks = (None, None, None, None, torch.zeros(2, dtype=torch.int64))  # the last one is a picture
+    caches = [[LayerCache(window, 8, torch.bfloat16) for _ in counts] for _ in range(2)]
+    attending = []
+    for count, length, block, *pair in zip(counts, lengths, blocks, *caches, strict=True):
+        past = torch.randn(2, kv_heads, length, width, generator=generator)
+        for cache in pair:
+            cache.append(*past)
+        first = length - (pair[0].visible(count) - count)
+        mask = attention_mask(length, count, first, window, block)
+        attending.append(ops.Attending(count, mask, block is None, window, 0.3))
+    query = torch.randn(sum(counts), heads, width, generator=generator)
+    key, value = torch.randn(2, sum(counts), kv_heads, width, generator=generator)
+    sides = (ops.kernel_ops(kernels), ops.PLAIN_OPS)
+    actual, expected = (
+        side.append_and_attend(query, key, value, own, attending) for side, own in zip(sides, caches, strict=True)
+    )
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(*caches, strict=True):
+        torch.testing.assert_close(ours.last(None), theirs.last(None), rtol=0, atol=0)

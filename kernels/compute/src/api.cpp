@@ -86,6 +86,25 @@ void product(const float* x, int64_t m, const uint8_t* tiles, int64_t rows, int6
   });
 }
 
+// float32 to bf16, to the nearest, as torch does.
+uint16_t rounded(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  return f != f ? 0x7fc0 : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// Puts a new token's key and value into its cache.
+void store(const jg::Attention& a, const jg::AttendRow& row) {
+  if (!row.key) return;
+  for (int64_t h = 0; h < a.kv_heads; h++) {
+    const int64_t to = h * row.head_stride + row.last * a.width;
+    for (int64_t i = 0; i < a.width; i++) {
+      row.keys[to + i] = rounded(row.key[h * a.width + i]);
+      row.values[to + i] = rounded(row.value[h * a.width + i]);
+    }
+  }
+}
+
 // Splits [0, count) into pieces of a size that is worth handing to another thread.
 template <typename Piece>
 void for_pieces(int64_t count, const Piece& piece) {
@@ -137,18 +156,25 @@ JG_API void jg_gated_gelu(const float* gate, const float* up, float* out, int64_
   });
 }
 
-// Attention of one token: see jg::Attend.
-JG_API void jg_attend(const float* query, const uint16_t* keys, const uint16_t* values, float* out, int64_t heads,
-                      int64_t kv_heads, int64_t width, int64_t positions, int64_t head_stride, float scale) {
-  const jg::Attend a = {query, keys, values, out, heads, kv_heads, width, positions, head_stride, scale};
+// Attention of some tokens, of one sequence or of many: first each is stored, then each looks at its cache.
+JG_API void jg_attend(const jg::AttendRow* rows, int64_t count, int64_t heads, int64_t kv_heads, int64_t width,
+                      float scale) {
+  const jg::Attention a = {heads, kv_heads, width, scale};
+  int64_t seen = 0;
+  for (int64_t r = 0; r < count; r++) {
+    store(a, rows[r]);
+    seen += rows[r].last - rows[r].first + 1;
+  }
   // The heads of a group share keys and values; split a group only as far as there are threads without work.
-  const int64_t group = heads / kv_heads;
-  const int64_t splits = std::min<int64_t>(group, (jg::thread_count() + kv_heads - 1) / kv_heads);
-  jg::for_each(kv_heads * splits, 1, [&](int64_t piece) {
+  const int64_t group = heads / kv_heads, tasks = count * kv_heads;
+  const int64_t splits = std::min<int64_t>(group, (jg::thread_count() + tasks - 1) / tasks);
+  // A piece is worth handing to another thread from about 65,000 values on.
+  jg::for_each(tasks * splits, 65536 * count / (seen * width) + 1, [&](int64_t piece) {
     static thread_local std::vector<float> scores;
-    const int64_t split = piece % splits;
+    const jg::AttendRow& row = rows[piece / splits / kv_heads];
+    const int64_t split = piece % splits, positions = row.last - row.first + 1;
     const int64_t first = group * split / splits, last = group * (split + 1) / splits;
     if (int64_t(scores.size()) < (last - first) * positions) scores.resize((last - first) * positions);
-    table()->attend(a, piece / splits * group + first, last - first, scores.data());
+    table()->attend(a, row, piece / splits % kv_heads * group + first, last - first, scores.data());
   });
 }

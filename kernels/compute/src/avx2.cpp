@@ -10,6 +10,7 @@ namespace {
 struct Isa {
   static constexpr int kLanes = 8;
   static constexpr int kBlock = 4;  // 8 registers of sums, 4 of weights, the rest scratch: 16 in all
+  static constexpr int kHeads = 2;
   using Float = __m256;
 
   static Float zero() { return _mm256_setzero_ps(); }

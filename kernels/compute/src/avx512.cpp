@@ -10,6 +10,7 @@ namespace {
 struct Isa {
   static constexpr int kLanes = 16;
   static constexpr int kBlock = 8;
+  static constexpr int kHeads = 4;
   using Float = __m512;
 
   static Float zero() { return _mm512_setzero_ps(); }

@@ -28,13 +28,20 @@ struct Activations {
   int64_t columns;
 };
 
-// Attention of one new token of one sequence in one layer.
-struct Attend {
-  const float* query;      // [heads, width]
-  const uint16_t* keys;    // bf16; kv head h begins at h * head_stride and holds [positions, width]
-  const uint16_t* values;  // like keys
-  float* out;              // [heads, width]
-  int64_t heads, kv_heads, width, positions, head_stride;
+// A new token of one sequence in one layer, and the cache that it looks at.
+struct AttendRow {
+  const float* query;  // [heads, width]
+  const float* key;    // [kv_heads, width]: to be stored as the last position; null where it is there already
+  const float* value;  // like key
+  float* out;          // [heads, width]
+  uint16_t* keys;      // bf16; kv head h begins at h * head_stride and holds [positions, width]
+  uint16_t* values;    // like keys
+  int64_t head_stride, first, last;  // the token looks at the positions first .. last
+};
+
+// What all rows of a layer have in common.
+struct Attention {
+  int64_t heads, kv_heads, width;
   float scale;
 };
 
@@ -57,8 +64,8 @@ struct Table {
   void (*softcap)(float* x, float cap, int64_t count);
   // out[i] = gelu_tanh(gate[i]) * up[i]
   void (*gated_gelu)(const float* gate, const float* up, float* out, int64_t count);
-  // Query heads first .. first + count - 1, which share one kv head; `scores` is scratch, count * positions floats.
-  void (*attend)(const Attend& a, int64_t first, int64_t count, float* scores);
+  // Query heads head .. head + count - 1, which share one kv head; `scores` is scratch, count * positions floats.
+  void (*attend)(const Attention& a, const AttendRow& row, int64_t head, int64_t count, float* scores);
 };
 
 extern const Table portable_table;

@@ -3,6 +3,7 @@
 //
 //   kLanes                     outputs in one vector; a tile of 16 rows is 16 / kLanes parts
 //   kBlock                     rows of activations that share one pass over a tile, at most 8
+//   kHeads                     query heads that share one pass over keys and values
 //   Float                      vector of kLanes float32
 //   zero(), set(f), load_floats(p), store(p, v), add, mul, div, fma(a, b, c) = a * b + c, sum(v), exp(v)
 //   half(p), bf16(p)           read kLanes fp16 / bf16
@@ -226,40 +227,108 @@ void gated_gelu(const float* gate, const float* up, float* out, int64_t count) {
   }
 }
 
+// e^x of all, over their sum.
 void softmax(float* row, int64_t count) {
   float peak = row[0], total = 0;
   for (int64_t i = 1; i < count; i++) peak = row[i] > peak ? row[i] : peak;
-  for (int64_t i = 0; i < count; i++) total += row[i] = std::exp(row[i] - peak);
-  for (int64_t i = 0; i < count; i++) row[i] /= total;
+  int64_t i = 0;
+  Isa::Float sums = Isa::zero();
+  for (; i + Isa::kLanes <= count; i += Isa::kLanes) {
+    const Isa::Float e = Isa::exp(Isa::add(Isa::load_floats(row + i), Isa::set(-peak)));
+    Isa::store(row + i, e);
+    sums = Isa::add(sums, e);
+  }
+  for (; i < count; i++) total += row[i] = std::exp(row[i] - peak);
+  total = 1 / (total + Isa::sum(sums));
+  for (i = 0; i + Isa::kLanes <= count; i += Isa::kLanes)
+    Isa::store(row + i, Isa::mul(Isa::load_floats(row + i), Isa::set(total)));
+  for (; i < count; i++) row[i] *= total;
+}
+
+// The heads that one kv head serves, over their whole cache; scores are [heads, positions].
+struct Look {
+  const float* query;
+  const uint16_t *keys, *values;
+  float *scores, *out;
+  int64_t width, positions;
+  float scale;
+};
+
+// Scores of heads h .. h + H - 1 at positions p .. p + P - 1: each vector that is read serves all of them.
+template <int H, int P>
+void score(const Look& a, int64_t h, int64_t p) {
+  Isa::Float sums[H][P];
+  JG_UNROLL
+  for (int m = 0; m < H; m++) {
+    JG_UNROLL
+    for (int n = 0; n < P; n++) sums[m][n] = Isa::zero();
+  }
+  for (int64_t i = 0; i < a.width; i += Isa::kLanes) {
+    Isa::Float keys[P];
+    JG_UNROLL
+    for (int n = 0; n < P; n++) keys[n] = Isa::bf16(a.keys + (p + n) * a.width + i);
+    JG_UNROLL
+    for (int m = 0; m < H; m++) {
+      const Isa::Float query = Isa::load_floats(a.query + (h + m) * a.width + i);
+      JG_UNROLL
+      for (int n = 0; n < P; n++) sums[m][n] = Isa::fma(query, keys[n], sums[m][n]);
+    }
+  }
+  for (int m = 0; m < H; m++)
+    for (int n = 0; n < P; n++) a.scores[(h + m) * a.positions + p + n] = a.scale * Isa::sum(sums[m][n]);
+}
+
+// Adds the values of positions p .. p + P - 1, weighted for heads h .. h + H - 1.
+template <int H, int P>
+void mix(const Look& a, int64_t h, int64_t p) {
+  Isa::Float weights[H][P];
+  JG_UNROLL
+  for (int m = 0; m < H; m++) {
+    JG_UNROLL
+    for (int n = 0; n < P; n++) weights[m][n] = Isa::set(a.scores[(h + m) * a.positions + p + n]);
+  }
+  for (int64_t i = 0; i < a.width; i += Isa::kLanes) {
+    Isa::Float values[P];
+    JG_UNROLL
+    for (int n = 0; n < P; n++) values[n] = Isa::bf16(a.values + (p + n) * a.width + i);
+    JG_UNROLL
+    for (int m = 0; m < H; m++) {
+      float* out = a.out + (h + m) * a.width + i;
+      Isa::Float sum = Isa::load_floats(out);
+      JG_UNROLL
+      for (int n = 0; n < P; n++) sum = Isa::fma(weights[m][n], values[n], sum);
+      Isa::store(out, sum);
+    }
+  }
+}
+
+// Both for P positions and all heads, kHeads at a time.
+template <int P>
+void score_heads(const Look& a, int64_t heads, int64_t p) {
+  int64_t h = 0;
+  for (; h + Isa::kHeads <= heads; h += Isa::kHeads) score<Isa::kHeads, P>(a, h, p);
+  for (; h < heads; h++) score<1, P>(a, h, p);
+}
+
+template <int P>
+void mix_heads(const Look& a, int64_t heads, int64_t p) {
+  int64_t h = 0;
+  for (; h + Isa::kHeads <= heads; h += Isa::kHeads) mix<Isa::kHeads, P>(a, h, p);
+  for (; h < heads; h++) mix<1, P>(a, h, p);
 }
 
 // Scores of all positions, softmax, then the weighted sum of values; each key and value is read once for all heads.
-void attend(const jg::Attend& a, int64_t first, int64_t count, float* scores) {
-  const int64_t kv_head = first / (a.heads / a.kv_heads);
-  const uint16_t* keys = a.keys + kv_head * a.head_stride;
-  const uint16_t* values = a.values + kv_head * a.head_stride;
-  const float* query = a.query + first * a.width;
-  float* out = a.out + first * a.width;
-  for (int64_t p = 0; p < a.positions; p++) {
-    const uint16_t* key = keys + p * a.width;
-    for (int64_t h = 0; h < count; h++) {
-      Isa::Float sum = Isa::zero();
-      for (int64_t i = 0; i < a.width; i += Isa::kLanes)
-        sum = Isa::fma(Isa::load_floats(query + h * a.width + i), Isa::bf16(key + i), sum);
-      scores[h * a.positions + p] = a.scale * Isa::sum(sum);
-    }
-  }
+void attend(const jg::Attention& shape, const jg::AttendRow& row, int64_t head, int64_t count, float* scores) {
+  const int64_t from = head / (shape.heads / shape.kv_heads) * row.head_stride + row.first * shape.width;
+  const Look a = {row.query + head * shape.width, row.keys + from, row.values + from, scores,
+                  row.out + head * shape.width, shape.width, row.last - row.first + 1, shape.scale};
+  int64_t p = 0;
+  for (; p + 4 <= a.positions; p += 4) score_heads<4>(a, count, p);
+  for (; p < a.positions; p++) score_heads<1>(a, count, p);
   for (int64_t h = 0; h < count; h++) softmax(scores + h * a.positions, a.positions);
-  for (int64_t i = 0; i < count * a.width; i++) out[i] = 0;
-  for (int64_t p = 0; p < a.positions; p++) {
-    const uint16_t* value = values + p * a.width;
-    for (int64_t h = 0; h < count; h++) {
-      const Isa::Float weight = Isa::set(scores[h * a.positions + p]);
-      float* row = out + h * a.width;
-      for (int64_t i = 0; i < a.width; i += Isa::kLanes)
-        Isa::store(row + i, Isa::fma(weight, Isa::bf16(value + i), Isa::load_floats(row + i)));
-    }
-  }
+  for (int64_t i = 0; i < count * a.width; i++) a.out[i] = 0;
+  for (p = 0; p + 4 <= a.positions; p += 4) mix_heads<4>(a, count, p);
+  for (; p < a.positions; p++) mix_heads<1>(a, count, p);
 }
 
 }  // namespace
