@@ -21,7 +21,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from jupyter_gemma.errors import BadOption, GemmaError, ServerError, ServerStartFailed
+from jupyter_gemma.errors import BadOption, GemmaError, RequestError, ServerError, ServerStartFailed
 from jupyter_gemma.finetune.plan import Plan, make_plan, read_plan
 from jupyter_gemma.settings import Settings, load_settings, parse_setting
 from jupyter_gemma.types import Engine, ModelCard, Progress, ProgressCallback
@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
             option = f"--{key.name.replace('_', '-')}"
             tune.add_argument(option, dest=f"plan_{key.name}", type=type(key.default), metavar="VALUE")
     tune.add_argument("--checkpointing", dest="plan_checkpointing", action="store_true", default=None)
+    data = add("data", _data, "Write the accepted answers of notebooks into a file to learn from.")
+    data.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="Notebook files, as they were saved.")
+    data.add_argument("--out", default="conversations.jsonl", help="The new file; by default conversations.jsonl.")
     merge = add("merge", _merge, "Write a model with an adapter merged into it, as a model of its own.")
     merge.add_argument("name", help="Name of the adapter, or its folder.")
     merge.add_argument("out", help="Name of the new model, or a folder for it.")
@@ -332,6 +335,22 @@ def _subject(settings: Settings, name: str, progress: ProgressCallback) -> Itera
     with contextlib.closing(_load_gemma(chosen, model, progress)) as engine:
         stopped = threading.Event()
         yield Subject(name or model.name, lambda request: engine.stream(request, stopped), engine)
+
+
+def _data(settings: Settings, arguments: argparse.Namespace) -> None:
+    from jupyter_gemma.notebook.harvest import harvest
+    from jupyter_gemma.notebook.lessons import write_lessons
+
+    out = Path(arguments.out)
+    if out.exists():
+        raise BadOption(f"{out} is there already, and may have been corrected by hand.", "Name another one: --out FILE")
+    lessons, left = harvest([Path(name) for name in arguments.notebooks])
+    for reason in left:
+        print(f"Left out, {reason}.", file=sys.stderr)
+    if not lessons:
+        raise RequestError("There is no answer to learn from.", "Ask with %gemma and save the notebook first.")
+    write_lessons(lessons, out)
+    print(f"{out} has {len(lessons)} conversations; {len(left)} answers were left out.")
 
 
 def _finetune(settings: Settings, arguments: argparse.Namespace) -> None:

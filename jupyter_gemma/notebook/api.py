@@ -107,17 +107,19 @@ class Gemma:
         """Teach a model, in a process of its own; the kernel may be interrupted, which ends it, and asked to go on.
 
         Args:
-            data: a JSONL file of conversations, or a table with columns ``prompt`` and ``answer`` and perhaps
-                ``image`` and ``audio`` (paths).
+            data: a JSONL file of conversations; or a table with columns ``prompt`` and ``answer`` and perhaps
+                ``image`` and ``audio`` (paths); or a list of answers, which are learnt with all they were asked.
             out: name of the adapter, which ``gemma(..., adapter=out)`` then uses.
             show: show how far it is, and the loss at the end.
-            keys: of ``jupyter gemma finetune``: ``steps``, ``batch``, ``rate``, ``method``, ``model``, ...
+            keys: of ``jupyter gemma finetune``: ``steps``, ``batch``, ``rate``, ``method``, ``model``, ``valid`` (as
+                ``data``), ...
 
         Returns:
             The folder of the result.
 
         Raises:
-            BadOption: a table without these columns. ModelError: the process failed; its words are told.
+            BadOption: a table without these columns, or an answer that cannot be learnt. ModelError: the process
+                failed; its words are told.
         """
         return teach(data, out, self.asker.client.settings, keys, show)
 

@@ -35,6 +35,7 @@ from jupyter_gemma.types import (
     ImagePart,
     Message,
     ModelCard,
+    Part,
     Progress,
     Request,
     Sampling,
@@ -173,7 +174,7 @@ class Asker:
             parts=turns[-1].parts,
             format=shown_as(options, schema),
             schema=schema,
-            record=record_of(request, card, run_as, key),
+            record=record_of(request, card, run_as, key, _own_words(items, request.messages)),
             request=request,
         )
         # An adapter can be taught again under its name, so what it said before may not be what it says now.
@@ -258,7 +259,8 @@ class Asker:
         words = context_words(wanted) if card.extras else ""
         message = Message("user", (clips[0], *([TextPart(words)] if words else [])))
         question = self._question(card, [(label, item)], [message], options)
-        draft = replace(question.draft, format=format_of(wanted.form))
+        record = {**question.draft.record, "transcript": wanted.form or "text"}
+        draft = replace(question.draft, format=format_of(wanted.form), record=record)
         key = question.key and digest([question.key, "transcript", wanted.form])
         return self.answer(replace(question, draft=draft, key=key, transcript=wanted), view)
 
@@ -283,6 +285,16 @@ class Asker:
 def limits_for(options: Options, card: ModelCard) -> Limits:
     """The bounds of what is sent, by the user's wish and the model's habits."""
     return Limits(rows=options.rows, table_form=card.table_form, plot_text=card.extras)
+
+
+def _own_words(items: Sequence[Labelled], messages: Sequence[Message]) -> tuple[Part, ...]:
+    """The texts of a question that hold nothing of its objects, so that they may stand in a notebook file.
+
+    Words and the text of a table are one part of a message; such a part is not among them.
+    """
+    mixed = any(isinstance(part, TextPart) for label, item in items if label for part in item.parts)
+    told = [message for message in messages if message.role == "system"] + ([] if mixed else [messages[-1]])
+    return tuple(part for message in told for part in message.parts if isinstance(part, TextPart))
 
 
 def _as_item(subject: Labelled, options: Options, card: ModelCard) -> tuple[str, Item]:

@@ -36,8 +36,14 @@ def bundle(answer: Exchange, status: str = "") -> dict[str, str]:
 
 
 def metadata(answer: Exchange) -> dict[str, Any]:
-    """What goes along with the output in the notebook file: how the answer was made."""
-    return {METADATA_KEY: dict(answer.record)} if answer.record and answer.finish else {}
+    """What goes along with the output in the notebook file: how the answer was made, and how long it is.
+
+    The text/plain of :func:`bundle` begins with the answer, so its ``characters`` tell where it ends.
+    """
+    if not answer.record or not answer.finish:
+        return {}
+    called = {"called": [run.name for run in answer.trace]} if answer.trace else {}
+    return {METADATA_KEY: {**answer.record, "finish": answer.finish, "characters": len(answer.text), **called}}
 
 
 def _thoughts(answer: Exchange) -> list[str]:

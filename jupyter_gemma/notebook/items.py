@@ -9,6 +9,8 @@ from jupyter_gemma.errors import RequestError
 from jupyter_gemma.types import Part, TextPart
 
 MEBIBYTE = 1024 * 1024
+# How files of these types begin.
+MIME_TYPES = {b"\xff\xd8": "image/jpeg", b"GIF8": "image/gif", b"OggS": "audio/ogg", b"fLaC": "audio/flac"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ def read_file(path: Any, limits: Limits, error: type[RequestError], smaller: str
 def text_item(text: str, note: str = "") -> Item:
     """``text`` as an item of one part."""
     return Item((TextPart(text),), note)
+
+
+def mime_of(data: bytes, usual: str) -> str:
+    """The MIME type of a picture or sound file; ``usual`` where its beginning tells none."""
+    return next((mime for magic, mime in MIME_TYPES.items() if data.startswith(magic)), usual)
 
 
 def cut(text: str, chars: int) -> str:

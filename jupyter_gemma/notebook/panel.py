@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sized
 from typing import Any
 
 from jupyter_gemma.notebook.context import item_of
-from jupyter_gemma.notebook.items import Limits
+from jupyter_gemma.notebook.items import Limits, mime_of
 from jupyter_gemma.types import AudioPart, ImagePart, Part, TextPart
 
 OWN_NAMES = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 NO_DATA = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
-MIME_TYPES = {b"\xff\xd8": "image/jpeg", b"GIF8": "image/gif", b"OggS": "audio/ogg", b"fLaC": "audio/flac"}
 
 
 def variables(scope: Mapping[str, Any]) -> Any:
@@ -53,8 +52,7 @@ def _part(part: Part, note: str) -> dict[str, str]:
 
 
 def _file(data: bytes, usual: str) -> dict[str, str]:
-    mime = next((mime for magic, mime in MIME_TYPES.items() if data.startswith(magic)), usual)
-    return {"mime": mime, "data": base64.b64encode(data).decode()}
+    return {"mime": mime_of(data, usual), "data": base64.b64encode(data).decode()}
 
 
 def _size(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
@@ -24,24 +24,36 @@ def key_of(request: Request, card: ModelCard, settings: Mapping[str, Any]) -> st
     return digest([plain(asked), plain(card), dict(settings), _versions()])
 
 
-def record_of(request: Request, card: ModelCard, settings: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """What stands in the output's metadata: model, sampling with its seed, inputs by digest, versions."""
+def record_of(
+    request: Request, card: ModelCard, settings: Mapping[str, Any], key: str, words: Container[Part]
+) -> dict[str, Any]:
+    """What stands in the output's metadata: model, sampling with its seed, inputs by digest, versions.
+
+    ``words`` are the inputs that are saved as they are: what the user typed, and nothing of an object.
+    """
     sampling = {name: value for name, value in asdict(request.sampling).items() if value not in (None, ())}
     return {
         "model": request.model,
         "revision": card.revision,
         **settings,
+        **({"adapter": request.adapter} if request.adapter else {}),
         "sampling": sampling,
         "thinking": request.thinking,
-        "inputs": [_input(message, part) for message in request.messages for part in message.parts],
+        "inputs": [_input(message, part, words) for message in request.messages for part in message.parts],
         "versions": _versions(),
         "key": key,
     }
 
 
-def _input(message: Message, part: Part) -> dict[str, Any]:
+def _input(message: Message, part: Part, words: Container[Part]) -> dict[str, Any]:
     kinds = {TextPart: "text", ImagePart: "image", AudioPart: "audio"}
-    return {"role": message.role, "kind": kinds.get(type(part), "video"), "sha256": digest(plain(part))}
+    saved = {"text": part.text} if isinstance(part, TextPart) and part in words else {}
+    return {"role": message.role, "kind": kinds.get(type(part), "video"), "sha256": name_of(part), **saved}
+
+
+def name_of(part: Part) -> str:
+    """The digest under which a record names ``part``."""
+    return digest(plain(part))
 
 
 def digest(value: object) -> str:

@@ -1,25 +1,24 @@
-"""Teaching a model from a notebook: a table becomes a file of conversations, a process of its own learns from it."""
+"""Teaching a model from a notebook: tables and answers become files, a process of its own learns from them."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jupyter_gemma.errors import BadOption, ModelError
+from jupyter_gemma.errors import ModelError
+from jupyter_gemma.notebook.lessons import lessons_of, write_lessons
 from jupyter_gemma.settings import Settings
-
-_MEDIA = ("image", "audio")
 
 
 def teach(data: Any, out: str, settings: Settings, keys: Mapping[str, Any], show: bool) -> Path:
     """See :meth:`jupyter_gemma.notebook.api.Gemma.finetune`."""
     folder = Path(settings.adapters_dir) / out
-    path = Path(data) if isinstance(data, str | Path) else _write_table(data, folder)
-    options = {"data": path, "out": folder, "models_dir": settings.models_dir, **keys}
+    files = {"data": data, **{key: value for key, value in keys.items() if key == "valid"}}
+    paths = {key: _file(value, folder / f"{key}.jsonl") for key, value in files.items()}
+    options = {"out": folder, "models_dir": settings.models_dir, **keys, **paths}
     words = [word for key, value in options.items() for word in _option(key, value)]
     command = [sys.executable, "-m", "jupyter_gemma", "finetune", *words]
     said = [""]
@@ -40,30 +39,11 @@ def teach(data: Any, out: str, settings: Settings, keys: Mapping[str, Any], show
     return folder
 
 
-def conversations(table: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a table as conversations; pictures and clips are made absolute paths.
-
-    Raises:
-        BadOption: it has no columns ``prompt`` and ``answer``.
-    """
-    names = [str(name) for name in getattr(table, "columns", ())]
-    if not {"prompt", "answer"} <= set(names):
-        raise BadOption(
-            f"The table has the columns {', '.join(names) or 'of no table'}.", "It needs prompt and answer."
-        )
-    for row in table.to_dict("records"):
-        media = [
-            {"type": kind, kind: str(Path(row[kind]).resolve())} for kind in _MEDIA if isinstance(row.get(kind), str)
-        ]
-        asked = [*media, {"type": "text", "text": str(row["prompt"])}]
-        yield {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": str(row["answer"])}]}
-
-
-def _write_table(table: Any, folder: Path) -> Path:
-    lines = [json.dumps(each, ensure_ascii=False) + "\n" for each in conversations(table)]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "data.jsonl"
-    path.write_text("".join(lines), encoding="utf-8")
+def _file(data: Any, path: Path) -> Path:
+    """The file that ``data`` names, else ``path``, with the lines that it becomes."""
+    if isinstance(data, str | Path):
+        return Path(data)
+    write_lessons(lessons_of(data), path)
     return path
 
 

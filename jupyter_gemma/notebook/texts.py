@@ -113,16 +113,17 @@ def _from_notebook(path: Any, limits: Limits) -> Item:
 
 def _cell_text(number: int, cell: Mapping[str, Any]) -> str:
     outputs = [text for output in cell.get("outputs", []) if (text := _output_text(output))]
-    return "\n".join([f"# Cell {number} ({cell['cell_type']})", _joined(cell["source"]), *outputs])
+    return "\n".join([f"# Cell {number} ({cell['cell_type']})", joined(cell["source"]), *outputs])
 
 
 def _output_text(output: Mapping[str, Any]) -> str:
     if output.get("output_type") == "error":
         return f"Error: {output.get('ename')}: {output.get('evalue')}"
     data = output.get("data", {})
-    text = _joined(output.get("text") or data.get("text/plain") or "")
+    text = joined(output.get("text") or data.get("text/plain") or "")
     return f"Output: {cut(text.strip(), 1_000)}" if text.strip() else ""
 
 
-def _joined(source: Any) -> str:
+def joined(source: Any) -> str:
+    """Text of a notebook file, which may stand there as a list of lines."""
     return source if isinstance(source, str) else "".join(source)

@@ -118,7 +118,7 @@ def test_the_metadata_say_what_made_it(run, client):
         ("user", "text", 64),
     ]
     assert set(record["versions"]) == {"jupyter-gemma", "python"}
-    assert metadata(answer) == {"jupyter_gemma": record}
+    assert metadata(answer) == {"jupyter_gemma": {**record, "finish": "stop", "characters": len(answer.text)}}
     json.dumps(record)
 
 

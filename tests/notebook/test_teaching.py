@@ -8,7 +8,7 @@ import pytest
 from jupyter_gemma.client import Client
 from jupyter_gemma.errors import BadOption, ModelError
 from jupyter_gemma.notebook.api import Gemma
-from jupyter_gemma.notebook.teaching import conversations
+from jupyter_gemma.notebook.lessons import of_table
 from jupyter_gemma.settings import load_settings
 
 
@@ -20,7 +20,7 @@ def gemma(tmp_path):
 
 def test_rows_become_conversations(tmp_path):
     table = pd.DataFrame({"prompt": ["A", "B"], "answer": ["1", "2"], "image": ["p.png", None]})
-    first, second = conversations(table)
+    first, second = of_table(table)
     assert first["messages"][0]["content"][0]["image"].endswith("/p.png")
     assert [part["type"] for part in second["messages"][0]["content"]] == ["text"]
     assert second["messages"][1] == {"role": "assistant", "content": "2"}
@@ -33,10 +33,12 @@ def test_a_table_without_the_columns_is_refused(gemma):
 
 def test_it_learns_in_a_process_of_its_own(gemma):
     table = pd.DataFrame({"prompt": ["How many rows are there?"] * 4, "answer": ["seven"] * 4})
-    folder = gemma.finetune(table, "rows", show=False, model="demo", steps=2, batch=2, threads=1)
+    keys = {"model": "demo", "steps": 2, "batch": 2, "threads": 1}
+    folder = gemma.finetune(table, "rows", show=False, valid=table[:1], **keys)
     assert (folder / "adapter_model.safetensors").is_file()
     assert len((folder / "log.jsonl").read_text().splitlines()) == 2
     assert len([json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]) == 4
+    assert "valid" in json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
 
 
 def test_what_the_process_says_is_the_error(gemma):
