@@ -48,7 +48,7 @@ class GemmaMagics(Magics):
         config=True
     )
     cache = Bool(True, help="Show what was answered before, where the same is asked again.").tag(config=True)
-    widgets = Bool(False, help="Show answers with buttons (Stop, Copy, Regenerate); needs ipywidgets.").tag(config=True)
+    widgets = Bool(False, help="Show buttons (Stop, Copy, Regenerate, Insert cell); needs ipywidgets.").tag(config=True)
 
     def __init__(self, shell: Any, gemma: Gemma | None = None) -> None:
         super().__init__(shell)

@@ -2,6 +2,7 @@
 import { cellsPlugin } from './plugins/cells';
 import { completionPlugin } from './plugins/completion';
 import { corePlugin } from './plugins/core';
+import { insertionPlugin } from './plugins/insertion';
 import { outputsPlugin } from './plugins/outputs';
 import { palettePlugin } from './plugins/palette';
 import { panelPlugin } from './plugins/panel';
@@ -14,6 +15,7 @@ export default [
   serverPlugin,
   outputsPlugin,
   cellsPlugin,
+  insertionPlugin,
   statusPlugin,
   completionPlugin,
   palettePlugin

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import threading
 
+import comm
 import pandas as pd
 import pytest
 from IPython.utils.capture import capture_output
@@ -150,13 +151,88 @@ def test_regenerate_takes_the_next_seed_and_keeps_both(view, gemma, client):
     assert shown == ["It rises.", "It rises."]
 
 
-def test_copy_writes_to_the_clipboard_without_breaking_out(view):
+def _copied(view) -> str:
+    """The script of a click on Copy."""
     with capture_output() as captured:
-        view.finish(Answer("</script><b>", finish="stop"))
         view._buttons["Copy"].click()
-    scripts = [each.data.get("application/javascript", "") for each in captured.outputs]
-    scripts += [each.get("data", {}).get("application/javascript", "") for each in view._scripts.outputs]
-    assert any("navigator.clipboard.writeText" in each and "</script>" not in each for each in scripts)
+    (script,) = [each.data["application/javascript"] for each in captured.outputs]
+    return script
+
+
+def test_copy_writes_to_the_clipboard_without_breaking_out(view):
+    with capture_output():
+        view.finish(Answer("</script><b>", finish="stop"))
+    script = _copied(view)
+    assert script.startswith("navigator.clipboard.writeText(")
+    assert "</script>" not in script
+
+
+def test_copy_takes_the_newest_answer(view, gemma, client):
+    with capture_output():
+        gemma.asker.ask([("", "why?")], _options(seed=7), view)
+        client.chunks = [Chunk(text="It falls."), Chunk(finish="stop")]
+        view._buttons["Regenerate"].click()
+    assert _copied(view) == 'navigator.clipboard.writeText("It falls.")'
+
+
+class FakeComm(comm.DummyComm):
+    """Keeps what it would send."""
+
+    def __init__(self, **fields):
+        self.sent: list[tuple[str, dict]] = []
+        super().__init__(**fields)
+
+    def publish_msg(self, msg_type, data=None, metadata=None, buffers=None, **keys):
+        self.sent.append((msg_type, data))
+
+
+@pytest.fixture
+def comms(monkeypatch, shell) -> list[FakeComm]:
+    """The comms for cells that get made, in a kernel whose front end names the cell."""
+    made: list[FakeComm] = []
+    plain = comm.create_comm
+
+    def create(**fields):
+        if fields["target_name"] != "jupyter_gemma.cells":
+            return plain(**fields)
+        made.append(FakeComm(**fields))
+        return made[-1]
+
+    monkeypatch.setattr(comm, "create_comm", create)
+    monkeypatch.setattr(type(shell), "get_parent", lambda self: {"metadata": {"cellId": "a"}}, raising=False)
+    return made
+
+
+HERE = {"content": {"data": {"here": True}}}
+
+
+def test_without_a_front_end_that_can_there_is_no_insert(view, comms):
+    with capture_output():
+        view.finish(Answer("It rises.", finish="stop"))
+    assert [each.sent for each in comms] == [[("comm_open", {"cell": "a"})]]
+    assert [button.description for button in view._row.children] == ["Stop", "Copy", "Regenerate"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell_type", "source"),
+    [
+        ("So:\n```python\nx = 1\n```", "code", "x = 1"),
+        ("It ![rises](http://host/p.png).", "markdown", "It [rises](http://host/p.png)."),
+    ],
+)
+def test_insert_places_the_newest_answer_in_a_cell_below(view, gemma, client, comms, text, cell_type, source):
+    with capture_output():
+        view.update(Answer("It"))
+        comms[0].handle_msg(HERE)
+        insert = view._row.children[-1]
+        assert (insert.description, insert.disabled) == ("Insert cell", True)
+        gemma.asker.ask([("", "why?")], _options(seed=7), view)
+        client.chunks = [Chunk(text=text), Chunk(finish="stop")]
+        view._buttons["Regenerate"].click()
+        assert not insert.disabled
+        insert.click()
+    asked = {"cell": "a", "cell_type": cell_type, "source": source}
+    assert comms[1].sent == [("comm_open", asked), ("comm_close", {})]
 
 
 def _options(**fields):
