@@ -108,7 +108,8 @@ class Gemma:
 
         Args:
             data: a JSONL file of conversations; or a table with columns ``prompt`` and ``answer`` and perhaps
-                ``image`` and ``audio`` (paths); or a list of answers, which are learnt with all they were asked.
+                ``image`` and ``audio`` (paths, figures, bytes, whatever a question takes); or a list of answers, which
+                are learnt with all they were asked.
             out: name of the adapter, which ``gemma(..., adapter=out)`` then uses.
             show: show how far it is, and the loss at the end.
             keys: of ``jupyter gemma finetune``: ``steps``, ``batch``, ``rate``, ``method``, ``model``, ``valid`` (as

@@ -11,6 +11,7 @@ from typing import Any
 from jupyter_gemma.errors import BadOption
 from jupyter_gemma.notebook.answer import Answer
 from jupyter_gemma.notebook.bundle import METADATA_KEY, metadata
+from jupyter_gemma.notebook.context import parts_of
 from jupyter_gemma.notebook.items import mime_of
 from jupyter_gemma.types import AudioPart, ImagePart, Message, Part, TextPart
 
@@ -32,10 +33,10 @@ def lessons_of(data: Any) -> list[Lesson]:
 
 
 def of_table(table: Any) -> Iterator[Lesson]:
-    """The rows of a table; pictures and clips are made absolute paths.
+    """The rows of a table. A picture or clip is the path of a file, or what a question could hold: a figure, bytes, ...
 
     Raises:
-        BadOption: it has no columns ``prompt`` and ``answer``.
+        BadOption: it has no columns ``prompt`` and ``answer``. BadImage, BadAudio: a value that cannot be used.
     """
     names = [str(name) for name in getattr(table, "columns", ())]
     if not {"prompt", "answer"} <= set(names):
@@ -43,11 +44,16 @@ def of_table(table: Any) -> Iterator[Lesson]:
             f"The table has the columns {', '.join(names) or 'of no table'}.", "It needs prompt and answer."
         )
     for row in table.to_dict("records"):
-        media = [
-            {"type": kind, kind: str(Path(row[kind]).resolve())} for kind in _MEDIA if isinstance(row.get(kind), str)
-        ]
+        media = [part for kind in _MEDIA for part in _medium(kind, row.get(kind))]
         asked = [*media, {"type": "text", "text": str(row["prompt"])}]
         yield {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": str(row["answer"])}]}
+
+
+def _medium(kind: str, value: Any) -> Iterator[dict[str, str]]:
+    if isinstance(value, str | Path):
+        yield {"type": kind, kind: str(Path(value).resolve())}
+    else:  # a cell without a value becomes text, as all that is neither picture nor sound
+        yield from (_part(part) for part in parts_of(value) if not isinstance(part, TextPart))
 
 
 def _of_answers(answers: Iterable[Answer]) -> Iterator[Lesson]:

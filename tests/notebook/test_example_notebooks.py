@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NOTEBOOKS = sorted(path for path in EXAMPLES.glob("*.ipynb") if path.stem != "quickstart")
-KINDS = {"dataframes", "plots", "audio", "structured-output", "map", "conversation", "fixing-errors"}
+KINDS = {"dataframes", "plots", "audio", "structured-output", "map", "conversation", "fixing-errors", "finetuning"}
 
 pytestmark = pytest.mark.usefixtures("demo_server")
 

@@ -2,14 +2,18 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from jupyter_gemma.client import Client
 from jupyter_gemma.errors import BadOption, ModelError
+from jupyter_gemma.finetune.data import Lines
 from jupyter_gemma.notebook.api import Gemma
-from jupyter_gemma.notebook.lessons import of_table
+from jupyter_gemma.notebook.context import parts_of
+from jupyter_gemma.notebook.lessons import of_table, write_lessons
 from jupyter_gemma.settings import load_settings
+from jupyter_gemma.types import TextPart
 
 
 @pytest.fixture
@@ -24,6 +28,17 @@ def test_rows_become_conversations(tmp_path):
     assert first["messages"][0]["content"][0]["image"].endswith("/p.png")
     assert [part["type"] for part in second["messages"][0]["content"]] == ["text"]
     assert second["messages"][1] == {"role": "assistant", "content": "2"}
+
+
+def test_a_cell_holds_a_picture_or_clip_as_a_question_could(tmp_path):
+    pixels, clip = np.full((32, 32, 3), 7, np.uint8), (np.zeros(8000), 16000)
+    table = pd.DataFrame(
+        {"prompt": ["A", "B", "C"], "answer": "1", "image": [pixels, None, None], "audio": [None, clip, float("nan")]}
+    )
+    write_lessons(of_table(table), tmp_path / "lines.jsonl")
+    lines = Lines(tmp_path / "lines.jsonl")
+    asked = [lines[at][0].parts for at in range(3)]
+    assert asked == [(*parts_of(pixels), TextPart("A")), (*parts_of(clip), TextPart("B")), (TextPart("C"),)]
 
 
 def test_a_table_without_the_columns_is_refused(gemma):
