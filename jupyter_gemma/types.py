@@ -214,7 +214,7 @@ class EngineStatus:
     ``cache_hits`` requests found a part of their prompt there: ``cached_tokens`` in all. ``tokens_per_second`` were
     written over the last seconds, by all answers together. Of ``drafted_tokens``, guessed and checked in one pass,
     ``accepted_tokens`` were right. ``digest`` names the weights, ``quantization`` their form;
-    ``weight_bytes`` is what they take.
+    ``weight_bytes`` is what they take. ``context_length`` is how many tokens a prompt and its answer may have together.
     """
 
     active: int = 0
@@ -233,6 +233,7 @@ class EngineStatus:
     digest: str = ""
     quantization: str = ""
     weight_bytes: int = 0
+    context_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,7 @@ class GemmaEngine:
             digest=facts.digest,
             quantization=facts.quantization,
             weight_bytes=facts.weight_bytes,
+            context_length=self.builder.context_length,
         )
 
     def close(self) -> None:

@@ -216,9 +216,10 @@ class Asker:
         return spoken(self.client.transcribe(question.request, hangup), segments), seal
 
     def _sealed(self, answer: Answer) -> Answer:
-        """``answer`` with the weights that gave it in its record, where the server tells."""
+        """``answer`` with the weights that gave it, and its room, in its record, where the server tells."""
         status = self.client.status()
-        told = {name: status[name] for name in ("digest", "quantization") if status.get(name)}
+        engine = status.get("engine") or {}
+        told = {name: engine[name] for name in ("digest", "quantization", "context_length") if engine.get(name)}
         return replace(answer, record={**answer.record, **told}) if status.get("model") == answer.model else answer
 
     def explain(

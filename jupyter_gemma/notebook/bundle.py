@@ -104,12 +104,20 @@ def _data_uri(png: bytes) -> str:
 
 def fact_lines(answer: Exchange) -> list[str]:
     """The lines under an answer: how it ended, what was sent, tools, tokens and speed, the model's notice."""
-    facts = [_ENDINGS[answer.finish]] if answer.finish in _ENDINGS else []
+    facts = [words] if (words := _ending(answer)) else []
     facts += [f"cached on {answer.cached}, --no-cache asks anew"] if answer.cached else []
     facts += [f"sent {', '.join(harmless(words) for words in answer.sent)}"] if answer.sent else []
     facts += [f"called {', '.join(map(_call, answer.trace))}"] if answer.trace else []
     facts += [words for words in (token_words(answer.usage), speed_words(answer.usage), answer.model) if words]
     return [" · ".join(facts), *([answer.notice] if answer.notice else [])]
+
+
+def _ending(answer: Exchange) -> str:
+    """Why an answer came to no end of its own; "" if it did."""
+    room, used = answer.record.get("context_length", 0), answer.usage.prompt_tokens + answer.usage.completion_tokens
+    if answer.finish == "length" and 0 < room <= used:
+        return f"cut: the model's context of {room} tokens is full, send less or begin again with --new"
+    return _ENDINGS.get(answer.finish or "", "")
 
 
 def _call(run: ToolRun) -> str:

@@ -116,6 +116,14 @@ def test_a_base_model_goes_on_until_its_limit(watched, make_engine, builder, ask
     assert (chunks[-1].finish, chunks[-1].usage.completion_tokens) == ("length", 128)
 
 
+def test_a_full_context_can_be_told_from_a_limit(watched, make_engine, builder, ask):
+    engine = make_engine(builder=replace(builder, context_length=40))
+    watched.spoil = lambda scores: scores.index_fill(1, torch.tensor(sorted(engine._stops)), -math.inf)
+    last = chunks_of(engine, ask("Once", sampling=Sampling(temperature=0)))[-1]
+    assert last.finish == "length"
+    assert last.usage.prompt_tokens + last.usage.completion_tokens == engine.status().context_length == 40
+
+
 # ------------------------------------------------------------------------------------------------ a prompt
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jupyter_gemma.errors import BadAnswer
 from jupyter_gemma.notebook.answer import Answer
+from jupyter_gemma.notebook.api import Gemma
 from jupyter_gemma.notebook.bundle import bundle, metadata
 from jupyter_gemma.notebook.cache import AnswerCache
 from jupyter_gemma.notebook.provenance import key_of
@@ -123,10 +124,18 @@ def test_the_metadata_say_what_made_it(run, client):
 
 
 def test_digest_and_quantisation_come_from_the_server(run, client):
-    client.status = lambda: {"state": "ready", "model": "big", "digest": "abc", "quantization": "int4"}
+    client.status = lambda: {"state": "ready", "model": "big", "engine": {"digest": "abc", "quantization": "int4"}}
     assert run("%gemma -m big why?").record["digest"] == "abc"
     assert run("%gemma -m big why?").record["quantization"] == "int4"
     assert "digest" not in run("%gemma -m demo why?").record
+
+
+@pytest.mark.usefixtures("demo_server")
+def test_a_real_server_tells_them():
+    record = Gemma()("What is this?", model="demo", show=False).record
+    assert len(record["digest"]) == 64
+    assert record["quantization"] in ("none", "int8", "int4")
+    assert record["context_length"] > 1000
 
 
 # -- kept answers ------------------------------------------------------------------------------------------------

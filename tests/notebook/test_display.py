@@ -64,6 +64,18 @@ def test_how_it_ended(finish, words):
     assert words in bundle(Answer("It", finish=finish, model="demo"))["text/plain"]
 
 
+def test_a_full_context_is_not_blamed_on_max_tokens():
+    """USAGE has 60 tokens of a prompt and 30 of an answer."""
+    told = {
+        room: bundle(Answer("It", usage=USAGE, finish="length", record={"context_length": room}))["text/plain"]
+        for room in (90, 91)
+    }
+    assert "context of 90 tokens is full" in told[90]
+    assert "--new" in told[90]
+    assert "--max-tokens" not in told[90]
+    assert "--max-tokens" in told[91]
+
+
 def test_names_of_objects_cannot_smuggle_html():
     assert "<img" not in bundle(Answer(finish="stop", sent=("d['<img src=x>'] (int)",)))["text/markdown"]
 
