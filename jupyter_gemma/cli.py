@@ -324,7 +324,10 @@ def _subject(settings: Settings, name: str, progress: ProgressCallback) -> Itera
 
     if settings.base_url:
         client = Client(settings, progress)
-        yield Subject(name or settings.model or "model", lambda request: client.stream(replace(request, model=name)))
+        yield Subject(
+            name or settings.model or "model",
+            lambda request: client.stream(replace(request, model=name, adapter=settings.adapter)),
+        )
         return
     from jupyter_gemma.store import find_model
 
@@ -334,7 +337,9 @@ def _subject(settings: Settings, name: str, progress: ProgressCallback) -> Itera
     model = find_model(base, chosen)
     with contextlib.closing(_load_gemma(chosen, model, progress)) as engine:
         stopped = threading.Event()
-        yield Subject(name or model.name, lambda request: engine.stream(request, stopped), engine)
+        # A perplexity would be that of the model without its adapter.
+        plain = None if settings.adapter not in ("", "none") else engine
+        yield Subject(name or model.name, lambda request: engine.stream(request, stopped), plain)
 
 
 def _data(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A real server process with adapters of the demo model, over HTTP: which answers, and that they are the engine's."""
+"""A real server process with adapters of the demo model: over HTTP, and asked by ``jupyter gemma eval``."""
 
 import json
 import os
@@ -122,3 +122,45 @@ def test_an_adapter_that_is_taught_while_the_server_runs_can_be_asked_for(server
     (folder / "adapters" / "late").symlink_to(folder / "adapters" / "dogs")
     assert post(server, "late", QUESTIONS[0]).json()["choices"][0]["message"]["content"] == "two dogs"
     (folder / "adapters" / "late").unlink()
+
+
+# -- jupyter gemma eval ------------------------------------------------------------------------------------------
+
+
+def figures(capsys, *options):
+    assert main(["eval", "demo", "--threads", "1", *options]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.fixture
+def over_http(server, monkeypatch):
+    """Options that ask the server; this process can load no model then."""
+    monkeypatch.setattr("jupyter_gemma.cli._load_gemma", None)
+    return [f"--base-url={server.url}/v1", f"--api-key={server.token}"]
+
+
+def test_a_server_is_measured_with_its_adapter_or_another(over_http, folder, capsys):
+    data = ["--data", str(folder / "cats.jsonl")]
+    assert figures(capsys, *over_http, *data) == {"eval.exact": 1.0}
+    assert figures(capsys, *over_http, *data, "--adapter", "dogs") == {"eval.exact": 0.0}
+
+
+def test_a_server_is_measured_as_the_model_here(over_http, folder, capsys, monkeypatch):
+    suite = ["--suite", "clips-known"]
+    shared = figures(capsys, *over_http, "--adapter", "none", *suite)
+    monkeypatch.undo()
+    here = figures(capsys, *places(folder), *suite)
+    assert here == {**shared, "eval.perplexity_clips_known": here["eval.perplexity_clips_known"]}
+    assert 0 < shared["eval.wer_known"] < 0.5
+
+
+def test_a_perplexity_is_never_that_of_the_model_without_its_adapter(folder, capsys):
+    data = ["--data", str(folder / "cats.jsonl")]
+    assert figures(capsys, *places(folder), *data, "--adapter", "cats") == {"eval.exact": 1.0}
+    assert set(figures(capsys, *places(folder), *data)) == {"eval.exact", "eval.perplexity_data"}
+
+
+def test_a_wrong_key_is_told_where_the_figures_would_stand(over_http, folder, capsys):
+    said = figures(capsys, over_http[0], "--api-key=guess", "--data", str(folder / "cats.jsonl"))
+    assert list(said) == ["eval.data.error"]
+    assert "token" in said["eval.data.error"]
