@@ -9,7 +9,7 @@ namespace {
 
 struct Isa {
   static constexpr int kLanes = 8;
-  static constexpr int kBlock = 4;  // 8 registers of sums, 4 of weights, the rest scratch: 16 in all
+  static constexpr int kFewRows = 4, kManyRows = 4, kSums = 8;
   static constexpr int kHeads = 2;
   using Float = __m256;
 

@@ -9,7 +9,7 @@ namespace {
 
 struct Isa {
   static constexpr int kLanes = 16;
-  static constexpr int kBlock = 8;
+  static constexpr int kFewRows = 8, kManyRows = 6, kSums = 16;
   static constexpr int kHeads = 4;
   using Float = __m512;
 

@@ -2,7 +2,8 @@
 // `struct Isa` in an anonymous namespace and includes this:
 //
 //   kLanes                     outputs in one vector; a tile of 16 rows is 16 / kLanes parts
-//   kBlock                     rows of activations that share one pass over a tile, at most 8
+//   kFewRows, kManyRows        rows of activations that share one pass over tiles: where there are no more, and else
+//   kSums                      vectors of sums that its registers hold beside all else
 //   kHeads                     query heads that share one pass over keys and values
 //   Float                      vector of kLanes float32
 //   zero(), set(f), load_floats(p), store(p, v), add, mul, div, fma(a, b, c) = a * b + c, sum(v), exp(v)
@@ -45,25 +46,26 @@ struct Int4 {
   static constexpr int kBytes = jg::kInt4Tile;
   static constexpr int kSteps = 4;
 
-  // Adds the products of the 8 inputs that 64 bytes of a tile hold.
-  template <int MB>
-  static void add_dots(const uint8_t* at, int j, const Value* const (&x)[MB], typename Isa::Sum (&sums)[MB][kParts]) {
-    typename Isa::Weights w[kParts];
+  // Adds the products of the 8 inputs that 64 bytes of each tile hold, from 64 * j on.
+  template <int MB, int N>
+  static void add_dots(const uint8_t* const (&at)[N], int j, const Value* const (&x)[MB],
+                       typename Isa::Sum (&sums)[MB][N]) {
+    typename Isa::Weights w[N];
     JG_UNROLL
-    for (int p = 0; p < kParts; p++) w[p] = Isa::low_nibbles(at + 64 / kParts * p);
+    for (int n = 0; n < N; n++) w[n] = Isa::low_nibbles(at[n] + 64 * j);
     JG_UNROLL
     for (int m = 0; m < MB; m++) {
       const auto inputs = Isa::four(x[m] + 4 * j);
       JG_UNROLL
-      for (int p = 0; p < kParts; p++) sums[m][p] = Isa::dot(sums[m][p], w[p], inputs);
+      for (int n = 0; n < N; n++) sums[m][n] = Isa::dot(sums[m][n], w[n], inputs);
     }
     JG_UNROLL
-    for (int p = 0; p < kParts; p++) w[p] = Isa::high_nibbles(at + 64 / kParts * p);
+    for (int n = 0; n < N; n++) w[n] = Isa::high_nibbles(at[n] + 64 * j);
     JG_UNROLL
     for (int m = 0; m < MB; m++) {
       const auto inputs = Isa::four(x[m] + 16 + 4 * j);
       JG_UNROLL
-      for (int p = 0; p < kParts; p++) sums[m][p] = Isa::dot(sums[m][p], w[p], inputs);
+      for (int n = 0; n < N; n++) sums[m][n] = Isa::dot(sums[m][n], w[n], inputs);
     }
   }
 
@@ -77,20 +79,21 @@ struct Int8 {
   static constexpr int kBytes = jg::kInt8Tile;
   static constexpr int kSteps = 8;
 
-  template <int MB>
-  static void add_dots(const uint8_t* at, int j, const Value* const (&x)[MB], typename Isa::Sum (&sums)[MB][kParts]) {
-    typename Isa::Weights even[kParts], odd[kParts];
+  template <int MB, int N>
+  static void add_dots(const uint8_t* const (&at)[N], int j, const Value* const (&x)[MB],
+                       typename Isa::Sum (&sums)[MB][N]) {
+    typename Isa::Weights even[N], odd[N];
     JG_UNROLL
-    for (int p = 0; p < kParts; p++) {
-      even[p] = Isa::even(at + 64 / kParts * p);
-      odd[p] = Isa::odd(at + 64 / kParts * p);
+    for (int n = 0; n < N; n++) {
+      even[n] = Isa::even(at[n] + 64 * j);
+      odd[n] = Isa::odd(at[n] + 64 * j);
     }
     JG_UNROLL
     for (int m = 0; m < MB; m++) {
       const auto first = Isa::two(x[m] + 4 * j), second = Isa::two(x[m] + 4 * j + 2);
       JG_UNROLL
-      for (int p = 0; p < kParts; p++)
-        sums[m][p] = Isa::dot_words(Isa::dot_words(sums[m][p], even[p], first), odd[p], second);
+      for (int n = 0; n < N; n++)
+        sums[m][n] = Isa::dot_words(Isa::dot_words(sums[m][n], even[n], first), odd[n], second);
     }
   }
 
@@ -98,68 +101,83 @@ struct Int8 {
   static typename Isa::Float total(typename Isa::Sum sum, int32_t) { return Isa::words_total(sum); }
 };
 
-// MB rows of activations, from row `first` on, with one row of tiles.
-template <typename Kind, int MB>
-void block(const uint8_t* tiles, const jg::Activations<typename Kind::Value>& a, int64_t first, float* y, int64_t ldy) {
+// MB rows of activations, from row `first` on, with T rows of tiles, each `bytes` long.
+template <typename Kind, int MB, int T>
+void block(const uint8_t* tiles, int64_t bytes, const jg::Activations<typename Kind::Value>& a, int64_t first, float* y,
+           int64_t ldy) {
+  constexpr int N = T * kParts;  // vectors of outputs
   const int64_t groups = a.columns / jg::kGroup;
-  typename Isa::Float acc[MB][kParts];
+  typename Isa::Float acc[MB][N];
   for (int m = 0; m < MB; m++)
-    for (int p = 0; p < kParts; p++) acc[m][p] = Isa::zero();
+    for (int n = 0; n < N; n++) acc[m][n] = Isa::zero();
   for (int64_t g = 0; g < groups; g++) {
-    const uint8_t* tile = tiles + g * Kind::kBytes;
-    prefetch_tile(tile, Kind::kBytes);
+    const uint8_t* at[N];
+    JG_UNROLL
+    for (int n = 0; n < N; n++) at[n] = tiles + n / kParts * bytes + g * Kind::kBytes + 64 / kParts * (n % kParts);
+    JG_UNROLL
+    for (int t = 0; t < T; t++) prefetch_tile(at[t * kParts], Kind::kBytes);
     const typename Kind::Value* x[MB];
-    typename Isa::Sum sums[MB][kParts];
+    typename Isa::Sum sums[MB][N];
     JG_UNROLL
     for (int m = 0; m < MB; m++) {
       x[m] = a.values + ((first + m) * groups + g) * jg::kGroup;
       JG_UNROLL
-      for (int p = 0; p < kParts; p++) sums[m][p] = Kind::start(a.starts[(first + m) * groups + g]);
+      for (int n = 0; n < N; n++) sums[m][n] = Kind::start(a.starts[(first + m) * groups + g]);
     }
     JG_STEPS
-    for (int j = 0; j < Kind::kSteps; j++) Kind::template add_dots<MB>(tile + 64 * j, j, x, sums);
-    typename Isa::Float weight_scale[kParts];
+    for (int j = 0; j < Kind::kSteps; j++) Kind::template add_dots<MB, N>(at, j, x, sums);
+    typename Isa::Float weight_scale[N];
     JG_UNROLL
-    for (int p = 0; p < kParts; p++) weight_scale[p] = Isa::half(tile + 64 * Kind::kSteps + 2 * Isa::kLanes * p);
+    for (int n = 0; n < N; n++) {
+      const uint8_t* scales = at[n / kParts * kParts] + 64 * Kind::kSteps;
+      weight_scale[n] = Isa::half(scales + 2 * Isa::kLanes * (n % kParts));
+    }
     JG_UNROLL
     for (int m = 0; m < MB; m++) {
-      const int64_t at = (first + m) * groups + g;
-      const auto scale = Isa::set(a.scales[at]);
+      const int64_t row = (first + m) * groups + g;
+      const auto scale = Isa::set(a.scales[row]);
       JG_UNROLL
-      for (int p = 0; p < kParts; p++)
-        acc[m][p] = Isa::fma(Isa::mul(Kind::total(sums[m][p], a.starts[at]), scale), weight_scale[p], acc[m][p]);
+      for (int n = 0; n < N; n++)
+        acc[m][n] = Isa::fma(Isa::mul(Kind::total(sums[m][n], a.starts[row]), scale), weight_scale[n], acc[m][n]);
     }
   }
   for (int m = 0; m < MB; m++)
-    for (int p = 0; p < kParts; p++) Isa::store(y + (first + m) * ldy + p * Isa::kLanes, acc[m][p]);
+    for (int n = 0; n < N; n++) Isa::store(y + (first + m) * ldy + n * Isa::kLanes, acc[m][n]);
 }
 
-// Up to MB rows; fewer at the end.
+// Some rows of tiles with up to MB rows of activations, from row `first` of `count` on.
 template <typename Kind, int MB>
-void rows_of(const uint8_t* tiles, const jg::Activations<typename Kind::Value>& a, int64_t first, int64_t count, float* y,
-             int64_t ldy) {
-  if (count >= MB) return block<Kind, MB>(tiles, a, first, y, ldy);
-  if constexpr (MB > 1) rows_of<Kind, MB - 1>(tiles, a, first, count, y, ldy);
+void rows_of(const uint8_t* tiles, int64_t tile_rows, const jg::Activations<typename Kind::Value>& a, int64_t first,
+             int64_t count, float* y, int64_t ldy) {
+  if constexpr (MB > 1)
+    if (count - first < MB) return rows_of<Kind, MB - 1>(tiles, tile_rows, a, first, count, y, ldy);
+  // An activation that is loaded serves two rows of tiles, where their sums fit into the registers.
+  constexpr int T = 2 * MB * kParts <= Isa::kSums ? 2 : 1;
+  const int64_t bytes = a.columns / jg::kGroup * Kind::kBytes;
+  int64_t t = 0;
+  for (; t + T <= tile_rows; t += T)
+    block<Kind, MB, T>(tiles + t * bytes, bytes, a, first, y + t * jg::kTileRows, ldy);
+  if (t < tile_rows) block<Kind, MB, 1>(tiles + t * bytes, bytes, a, first, y + t * jg::kTileRows, ldy);
 }
 
-// Some rows of tiles with all rows of activations: a few of these at a time, which stay in the first cache.
+// All rows of activations, a few of them at a time, which stay in the first cache.
 template <typename Kind>
-void all_rows(const uint8_t* tiles, int64_t tile_rows, const jg::Activations<typename Kind::Value>& a, int64_t rows,
-              float* y, int64_t ldy) {
-  const int64_t bytes = a.columns / jg::kGroup * Kind::kBytes;
-  for (int64_t m = 0; m < rows; m += Isa::kBlock)
-    for (int64_t t = 0; t < tile_rows; t++)
-      rows_of<Kind, Isa::kBlock>(tiles + t * bytes, a, m, rows - m, y + t * jg::kTileRows, ldy);
+void product(const uint8_t* tiles, int64_t tile_rows, const jg::Activations<typename Kind::Value>& a, int64_t rows,
+             float* y, int64_t ldy) {
+  // Few rows are to need one pass over the weights. Where they need several, what counts is arithmetic.
+  if (rows <= Isa::kFewRows) return rows_of<Kind, Isa::kFewRows>(tiles, tile_rows, a, 0, rows, y, ldy);
+  for (int64_t m = 0; m < rows; m += Isa::kManyRows)
+    rows_of<Kind, Isa::kManyRows>(tiles, tile_rows, a, m, rows, y, ldy);
 }
 
 void int4_tiles(const uint8_t* tiles, int64_t tile_rows, const jg::Activations<int8_t>& x, int64_t rows, float* y,
                 int64_t ldy) {
-  all_rows<Int4>(tiles, tile_rows, x, rows, y, ldy);
+  product<Int4>(tiles, tile_rows, x, rows, y, ldy);
 }
 
 void int8_tiles(const uint8_t* tiles, int64_t tile_rows, const jg::Activations<int16_t>& x, int64_t rows, float* y,
                 int64_t ldy) {
-  all_rows<Int8>(tiles, tile_rows, x, rows, y, ldy);
+  product<Int8>(tiles, tile_rows, x, rows, y, ldy);
 }
 
 void quantize_int8(const float* x, int64_t columns, int8_t* values, float* scales, int32_t* starts) {

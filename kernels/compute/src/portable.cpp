@@ -8,7 +8,7 @@ namespace {
 
 struct Isa {
   static constexpr int kLanes = 4;
-  static constexpr int kBlock = 4;
+  static constexpr int kFewRows = 4, kManyRows = 4, kSums = 0;
   static constexpr int kHeads = 2;
   struct Float {
     float v[4];
