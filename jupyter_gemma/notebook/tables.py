@@ -70,8 +70,14 @@ def from_groups(groups: Any, limits: Limits) -> Item:
 def describe(table: Table, limits: Limits) -> Item:
     """The text of ``table``."""
     write = _columns_form if limits.table_form == "columns" else _digest
-    sent = min(table.rows, 0 if limits.table_form == "columns" else limits.rows)
-    return text_item(write(table, limits), f"table {table.rows} × {table.columns}, {sent} rows of cells")
+    return text_item(write(table, limits), f"table {table.rows} × {table.columns}, {_sent(table, limits)}")
+
+
+def _sent(table: Table, limits: Limits) -> str:
+    """What goes to the model, in words for the user."""
+    if limits.table_form == "columns" and limits.rows:
+        return "a line for each column"
+    return f"{min(table.rows, limits.rows)} rows of cells"
 
 
 # -- the demo model's form ---------------------------------------------------------------------------------------

@@ -22,9 +22,11 @@ def test_variables_are_the_users_own_with_their_sizes() -> None:
 def test_a_table_is_a_digest_within_its_rows() -> None:
     frame = pd.DataFrame({"city": ["Rome", "Oslo"], "rain": [60, 90]})
     (table,) = parts(frame, 1, "digest").data
-    assert table["kind"] == "table"
+    assert (table["kind"], table["note"]) == ("table", "table 2 × 2, 1 rows of cells")
     assert "Rome" in table["text"]
-    assert "rows 2" in parts(frame, 5, "columns").data[0]["text"]
+    (summed,) = parts(frame, 5, "columns").data
+    assert summed["note"] == "table 2 × 2, a line for each column"
+    assert "rows 2" in summed["text"]
 
 
 def test_a_picture_and_a_clip_are_files() -> None:

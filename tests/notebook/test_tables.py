@@ -48,7 +48,8 @@ def test_digest_holds_shape_types_nulls_ranges_labels_and_rows(frame):
 
 def test_note_says_the_shape_and_the_rows_sent(frame):
     assert item_of(frame, Limits(rows=2)).note == "table 3 × 3, 2 rows of cells"
-    assert item_of(frame, COLUMNS).note == "table 3 × 3, 0 rows of cells"
+    assert item_of(frame, COLUMNS).note == "table 3 × 3, a line for each column"
+    assert item_of(frame, replace(COLUMNS, rows=0)).note == "table 3 × 3, 0 rows of cells"
 
 
 @pytest.mark.parametrize("form", ["digest", "columns"])
