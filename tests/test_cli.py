@@ -123,6 +123,17 @@ def test_the_doctor_finds_nothing_or_says_the_way_out(
     assert err == "2 things to look at.\n"
 
 
+def test_the_doctor_tells_a_model_that_is_still_to_be_joined(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    later = InstalledModel("later", tmp_path / "later", ModelCard("later"), 1)
+    monkeypatch.setattr(doctor, "list_models", lambda settings: [later])
+    before = next(doctor._models(settings))
+    assert (before.well, before.seen) == (True, f"{later.path} will be made from its package at its first use")
+    later.path.mkdir()
+    assert next(doctor._models(settings)).seen == str(later.path)
+
+
 def test_the_doctor_looks_at_torch_and_the_kernels(settings: Settings) -> None:
     found = {finding.name: finding for finding in doctor._torch(settings)}
     assert set(found) == {"torch", "compute kernels", "memory"}
