@@ -79,10 +79,8 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 def _models(settings: Settings) -> Iterator[Finding]:
     for model in list_models(settings):
         fix = f"Correct its files, or delete it: jupyter gemma rm {model.name}"
-        seen = (
-            f"{model.path}" if model.path.exists() else f"{model.path} will be made from its package at its first use"
-        )
-        yield Finding(f"model {model.name}", not model.problem, model.problem or seen, fix)
+        later = "" if model.path.exists() else " will be made from its package at its first use"
+        yield Finding(f"model {model.name}", not model.problem, model.problem or f"{model.path}{later}", fix)
     yield Finding("default model", True, find_model("", settings).name)
 
 
