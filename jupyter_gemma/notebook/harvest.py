@@ -72,10 +72,11 @@ def harvest(paths: Sequence[Path]) -> tuple[list[Lesson], list[str]]:
         except RequestError as error:
             left.append(f"{answer.place}: {error.message}")
             continue
-        question = json.dumps(lesson(messages, ""))
-        if question in found:
-            left.append(f"{found[question][0]}: the same was asked again later")
-        found[question] = answer.place, lesson(messages, answer.text)
+        question, line = json.dumps(lesson(messages, "")), lesson(messages, answer.text)
+        place, before = found.get(question, ("", line))
+        if before != line:
+            left.append(f"{place}: the same was asked again later, and answered otherwise")
+        found[question] = answer.place, line
     return whole(line for _, line in found.values()), left
 
 

@@ -103,9 +103,9 @@ def test_the_last_answer_to_a_question_counts(run, client, save):
     first = run("%gemma -m big --no-history --no-cache Why?")
     client.chunks[0] = Chunk(text="[It] ")
     again = run("%gemma -m big --no-history --no-cache Why?")
-    lessons, left = harvest([save(cell(first, 3)), save(cell(again), name="b.ipynb")])
+    lessons, left = harvest([path := save(cell(first, 3)), save(cell(again), cell(again), name="b.ipynb")])
     assert texts(lessons) == [["Why?", "[It] rises."]]
-    assert left[0].endswith("a.ipynb, cell [3]: the same was asked again later")
+    assert left == [f"{path}, cell [3]: the same was asked again later, and answered otherwise"]
 
 
 def test_answers_that_are_not_accepted_are_named(run, client, save):
