@@ -1,7 +1,4 @@
-"""One real JupyterLab with its own model server, and one Chromium, for all browser tests.
-
-Needs Debian's (or another) Chromium on the path; skipped without it, unless GEMMA_REQUIRE_ALL is set.
-"""
+"""One real JupyterLab with its own model server, and one Chromium, for all browser tests."""
 
 from __future__ import annotations
 
@@ -298,18 +295,14 @@ def wait_for(url: str, token: str, process: subprocess.Popen[bytes], log: Path) 
 
 
 @pytest.fixture(scope="session")
-def browser():
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        reason = "needs Chromium on the path (Debian: apt install chromium)"
-        pytest.fail(reason) if os.environ.get("GEMMA_REQUIRE_ALL") else pytest.skip(reason)
+def browser(chromium):
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, headless=True, args=CHROMIUM_ARGUMENTS)
-        yield chromium
-        chromium.close()
+        running = playwright.chromium.launch(executable_path=chromium, headless=True, args=CHROMIUM_ARGUMENTS)
+        yield running
+        running.close()
 
 
 @pytest.fixture
