@@ -67,7 +67,7 @@ class Settings(Configurable):
         "empty: half of what is free once the model is loaded.",
     ).tag(config=True)
     max_waiting = Int(256, help="Requests that may wait for their turn; more are refused.").tag(config=True)
-    prefill_chunk = Int(512, help="Prompt tokens computed between two looks at Stop.").tag(config=True)
+    prefill_chunk = Int(256, help="Prompt tokens computed between two looks at Stop.").tag(config=True)
     ops = Enum(["auto", "plain"], "auto", help="plain: compute with ordinary torch only, no fast kernels.").tag(
         config=True
     )

@@ -17,7 +17,7 @@ from jupyter_gemma.model.decoder import Prompt, SoftTokens
 from jupyter_gemma.model.random import random_prompt
 
 _CONTEXT, _PROMPT = 8192, 2000
-_SIDE, _FRAMES = 16, 50  # a picture of 16 x 16 patches, two seconds of sound
+_TEXT, _SIDE, _FRAMES = 8, 16, 50  # some text, a picture of 16 x 16 patches, two seconds of sound
 
 
 def memory(chosen: Options) -> Report:
@@ -58,15 +58,17 @@ def _measure(folder: Path) -> dict[str, float]:
 
 
 def _chunks(subject: Subject) -> list[Prompt]:
-    """A prompt in the pieces in which the engine reads it; the first holds a picture and a clip."""
-    pieces = torch.split(random_prompt(subject.config, _PROMPT), CHUNK)
+    """A prompt in the pieces in which the engine reads it; the first holds a clip, and a picture, which is not cut."""
+    first = _TEXT + _SIDE * _SIDE + _FRAMES
+    ids = random_prompt(subject.config, _PROMPT)
+    pieces = [ids[:first], *torch.split(ids[first:], CHUNK)]
     config, soft = subject.config, []
     if config.vision is not None:
         patches = torch.rand(_SIDE * _SIDE, config.vision.patch_values)
         positions = torch.cartesian_prod(torch.arange(_SIDE), torch.arange(_SIDE))
-        soft.append(SoftTokens(8, patches=patches, positions=positions))
+        soft.append(SoftTokens(_TEXT, patches=patches, positions=positions))
     if config.audio is not None:
-        soft.append(SoftTokens(CHUNK - _FRAMES, frames=torch.rand(_FRAMES, config.audio.frame)))
+        soft.append(SoftTokens(first - _FRAMES, frames=torch.rand(_FRAMES, config.audio.frame)))
     return [Prompt(pieces[0], tuple(soft)), *(Prompt(piece) for piece in pieces[1:])]
 
 

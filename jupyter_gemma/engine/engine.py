@@ -63,7 +63,7 @@ class GemmaEngine:
         builder: PromptBuilder,
         defaults: SamplingDefaults,
         *,
-        prefill_chunk: int = 512,
+        prefill_chunk: int = 256,
         cache_memory: int = 10**9,
         max_waiting: int = 256,
         cache_dtype: torch.dtype | None = None,
