@@ -5,6 +5,7 @@ import type { NotebookPanel } from '@jupyterlab/notebook';
 import type { IOutputModel } from '@jupyterlab/rendermime';
 import { audioAttachment, imageAttachment, svgAttachment, textAttachment, uriAttachment } from './attach';
 import { partsOf } from './kernel';
+import { harmless } from './markdown';
 import { pictureOf } from './rasterise';
 import type { IAnswer, IAttachment } from './tokens';
 import { UUID } from '@lumino/coreutils';
@@ -135,10 +136,11 @@ export function plainText(output: IOutputModel): string {
 
 // -- answers -----------------------------------------------------------------------------------------------------
 
-/** The output that is saved for an answer; other programs show its Markdown. */
+/** The output that is saved for an answer; other programs show its Markdown, which must load nothing there either. */
 export function answerOutput(answer: ISavedAnswer): IDisplayData {
   const facts = [answer.model, answer.notice].filter(Boolean).join(' · ');
-  const markdown = facts ? `${answer.text}\n\n*${facts}*` : answer.text;
+  const text = harmless(answer.text);
+  const markdown = facts ? `${text}\n\n*${facts}*` : text;
   return {
     output_type: 'display_data',
     data: { [ANSWER_MIME]: { ...answer }, 'text/markdown': markdown, 'text/plain': answer.text },

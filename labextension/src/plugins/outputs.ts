@@ -7,6 +7,7 @@ import { CodeCell } from '@jupyterlab/cells';
 import { OutputAnswers, type OutputAction } from '../ask';
 import { GemmaError } from '../errors';
 import { askIcon, explainIcon, soundIcon, tableIcon, toMarkdownIcon } from '../icons';
+import { harmless } from '../markdown';
 import { lastOutput, requireNotebook, targetAt } from '../notebooks';
 import { ANSWER_MIME, attachmentsOf, kindOf, outputOf, savedAnswer, type ITarget, type OutputKind } from '../outputs';
 import { makeRenderHost, tell } from '../renderHost';
@@ -177,10 +178,10 @@ function removeAnswer({ cell, index }: ITarget): void {
   cell.outputArea.model.remove(index);
 }
 
-/** A Markdown cell below takes the answer's text. */
+/** A Markdown cell below takes the answer's text, which loads nothing there either. */
 function moveAnswer(target: ITarget): void {
   const { panel, cell, index } = target;
-  const text = savedAnswer(outputOf(target))?.text ?? '';
+  const text = harmless(savedAnswer(outputOf(target))?.text ?? '');
   const at = panel.content.widgets.indexOf(cell) + 1;
   panel.content.model?.sharedModel.insertCell(at, { cell_type: 'markdown', source: text });
   cell.outputArea.model.remove(index);
