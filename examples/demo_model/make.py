@@ -26,6 +26,7 @@ from examples.demo_model.tables import draw_table
 HELD_OUT_SEED = 10**6  # seeds of training data are smaller
 EXPLAIN = ("Explain this plot.", "Explain this plot.", "Describe this chart.", "What does this plot show?")
 LABELS = ("What does the title say?", "What does the x axis say?", "What does the y axis say?")
+HARD = ("Which column has", "What is the")  # of a table: numbers to be found and compared
 TRANSCRIBE = "Transcribe the audio."
 CHARTS, CLIPS, TABLES = 120, 40, 30  # of the suites
 
@@ -37,9 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="Folder to write into.")
     parser.add_argument("--held-out", action="store_true", help="The suites of jupyter gemma eval.")
-    parser.add_argument("--figures", type=int, default=40_000)
-    parser.add_argument("--clips", type=int, default=60_000)
-    parser.add_argument("--tables", type=int, default=40_000)
+    parser.add_argument("--figures", type=int, default=24_000)
+    parser.add_argument("--clips", type=int, default=36_000)
+    parser.add_argument("--tables", type=int, default=16_000)
     parser.add_argument("--seed", type=int, default=0, help="Below 1,000,000.")
     given = parser.parse_args()
     if not 0 <= given.seed < HELD_OUT_SEED:
@@ -64,7 +65,7 @@ def write_training(out: Path, name: str, counts: tuple[int, ...], seed: int) -> 
             path = f"{name}-clips/{index:06}.flac"
             _write(file, [clip_line(out, path, chance(seed, 1, index), speaker, known=True, held_out=False)])
         for index in range(tables):
-            _write(file, table_lines(chance(seed, 2, index)))
+            _write(file, table_lines(chance(seed, 2, index), easy=0.1))
 
 
 def write_suites(out: Path) -> None:
@@ -94,15 +95,18 @@ def _write(file: Any, lines: Iterator[Line] | list[Line]) -> None:
 
 
 def figure_lines(out: Path, path: str, rng: Generator) -> Iterator[Line]:
-    """A figure asked about in one conversation: what it shows, and one of its labels, or that it has none."""
+    """A figure asked what it shows, asked one of its labels (or that it has none), and asked both in turn.
+
+    Each alone as well as both: an answer must not need the other before it.
+    """
     drawn = draw_figure(rng)
     _save(out / path, drawn.png)
     question, text = list(zip(LABELS, _labels(drawn), strict=True))[rng.integers(len(LABELS))]
     label = (question, text or f"no {'title' if 'title' in question else 'label'}")
-    asked = [(str(rng.choice(EXPLAIN)), drawn.caption), label]
-    # Each alone as well as both in turn: an answer must not need the other before it.
-    chosen = [asked, asked[:1], asked[1:], asked[::-1]][rng.choice(4, p=(0.3, 0.4, 0.2, 0.1))]
-    yield conversation({"type": "image", "image": path}, *chosen)
+    caption = (str(rng.choice(EXPLAIN)), drawn.caption)
+    both = (caption, label) if rng.random() < 0.75 else (label, caption)
+    for asked in ((caption,), (label,), both):
+        yield conversation({"type": "image", "image": path}, *asked)
 
 
 def chart_questions(out: Path, index: int) -> Iterator[Line]:
@@ -133,11 +137,12 @@ def held_out_clip(out: Path, index: int, speaker: Speaker, *, known: bool) -> Li
     return clip_line(out, path, chance(HELD_OUT_SEED, 3 if known else 4, index), speaker, known=known, held_out=True)
 
 
-def table_lines(rng: Generator) -> Iterator[Line]:
-    """A table with a line for each question."""
+def table_lines(rng: Generator, easy: float = 1.0) -> Iterator[Line]:
+    """A table with a line for each question; ``easy``: the share of those that are soon learnt."""
     table = draw_table(rng)
     for question, answer in table.questions(rng):
-        yield conversation(None, (f"{table}\n{question}", answer))
+        if question.startswith(HARD) or rng.random() < easy:
+            yield conversation(None, (f"{table}\n{question}", answer))
 
 
 def conversation(media: Line | None, *asked: tuple[str, str]) -> Line:

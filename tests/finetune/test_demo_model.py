@@ -151,7 +151,7 @@ def test_training_data_is_read_by_the_trainer(speaker, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["make", str(tmp_path), "--figures", "4", "--clips", "3", "--tables", "2"])
     make.main()
     lines = Lines(tmp_path / "train.jsonl")
-    assert len(lines) >= 4 + 3 + 2 * 4
+    assert len(lines) >= 3 * 4 + 3 + 2 * 3
     media = {type(part).__name__ for index in range(len(lines)) for message in lines[index] for part in message.parts}
     assert media == {"TextPart", "ImagePart", "AudioPart"}
     assert len(Lines(tmp_path / "valid.jsonl")) >= 3
