@@ -174,7 +174,7 @@ class Asker:
             parts=turns[-1].parts,
             format=shown_as(options, schema),
             schema=schema,
-            record=record_of(request, card, run_as, key, _own_words(items, request.messages)),
+            record=record_of(request, card, run_as, key, _saved(items, request.messages, options.keep)),
             request=request,
         )
         # An adapter can be taught again under its name, so what it said before may not be what it says now.
@@ -190,7 +190,9 @@ class Asker:
         """
         kept = self.cache.get(question.key) if question.key else None
         if kept is not None:
-            return view.finish(replace(question.draft, **kept))
+            # Whether the inputs are to be saved with it is for this question to say.
+            record = {**kept["record"], "inputs": question.draft.record["inputs"]}
+            return view.finish(replace(question.draft, **{**kept, "record": record}))
         view.update(question.draft)
 
         pieces, seal = self._transcript(question, hangup) if question.transcript else self._chat(question, hangup)
@@ -288,14 +290,15 @@ def limits_for(options: Options, card: ModelCard) -> Limits:
     return Limits(rows=options.rows, table_form=card.table_form, plot_text=card.extras)
 
 
-def _own_words(items: Sequence[Labelled], messages: Sequence[Message]) -> tuple[Part, ...]:
-    """The texts of a question that hold nothing of its objects, so that they may stand in a notebook file.
+def _saved(items: Sequence[Labelled], messages: Sequence[Message], keep: bool) -> tuple[Part, ...]:
+    """The parts of a question that are saved in the notebook file: all, with ``keep``; else the user's own words.
 
-    Words and the text of a table are one part of a message; such a part is not among them.
+    Words and the text of a table are one part of a message; without ``keep`` such a part is not among them.
     """
     mixed = any(isinstance(part, TextPart) for label, item in items if label for part in item.parts)
-    told = [message for message in messages if message.role == "system"] + ([] if mixed else [messages[-1]])
-    return tuple(part for message in told for part in message.parts if isinstance(part, TextPart))
+    told = [message for message in messages if message.role == "system"]
+    told += [messages[-1]] if keep or not mixed else []
+    return tuple(part for message in told for part in message.parts if keep or isinstance(part, TextPart))
 
 
 def _as_item(subject: Labelled, options: Options, card: ModelCard) -> tuple[str, Item]:

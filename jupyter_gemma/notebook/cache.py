@@ -46,7 +46,7 @@ class AnswerCache:
             "thinking": answer.thinking,
             "finish": answer.finish,
             "usage": asdict(answer.usage),
-            "record": dict(answer.record),
+            "record": {name: value for name, value in answer.record.items() if name != "inputs"},
             "cached": time.strftime("%Y-%m-%d %H:%M"),
         }
         with suppress(OSError):

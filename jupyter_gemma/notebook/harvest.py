@@ -2,8 +2,9 @@
 
 An answer counts as accepted if it is whole, its cell neither failed nor is tagged ``rejected``, and the same question
 is not answered again further down. What it was asked is put together by the digests in its record: the user's own
-words are saved there, pictures and clips are looked for among the outputs of the notebook and the files that its code
-names. What cannot be found so is not guessed: that answer is left out, and the reason told.
+words are saved there, with ``--keep`` all else too. Otherwise pictures and clips are looked for among the outputs of
+the notebook and the files that its code names. What cannot be found so is not guessed: that answer is left out, and the
+reason told.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from jupyter_gemma.notebook.bundle import METADATA_KEY
 from jupyter_gemma.notebook.context import parts_of
 from jupyter_gemma.notebook.items import MEBIBYTE
 from jupyter_gemma.notebook.lessons import Lesson, lesson, unfit, whole
-from jupyter_gemma.notebook.provenance import name_of
+from jupyter_gemma.notebook.provenance import name_of, part_of
 from jupyter_gemma.notebook.texts import joined
 from jupyter_gemma.types import Message, Part, TextPart
 
@@ -34,9 +35,9 @@ MAX_FILE_BYTES = 64 * MEBIBYTE
 _URI = re.compile(r"data:(?:image|audio)/[\w.+-]+;base64,([A-Za-z0-9+/=]+)")
 _NAME = re.compile(r"'([^'\n]{1,255})'|\"([^\"\n]{1,255})\"|([^\s'\"(){}\[\],=]{1,255})")
 _LOST = {
-    "text": "the text of a table or another value stood in its question, and is not saved",
-    "image": "its picture is neither shown in the notebook nor a file that the notebook names",
-    "audio": "its clip is neither played in the notebook nor a file that the notebook names",
+    "text": "the text of a table or another value stood in its question, which only --keep saves",
+    "image": "its picture is neither shown in the notebook, nor a file named there, nor saved by --keep",
+    "audio": "its clip is neither played in the notebook, nor a file named there, nor saved by --keep",
     "video": "a video cannot be learnt",
 }
 
@@ -137,10 +138,10 @@ def _messages(
 
 
 def _known(answers: Iterable[Saved], notebooks: Mapping[Path, Sequence[Cell]]) -> dict[str, Part]:
-    """Texts that records hold, and where a record names media, all of the notebooks, by digest."""
+    """What records hold, and where one only names a medium, all media of the notebooks, by digest."""
     inputs = [each for answer in answers for each in answer.record.get("inputs", [])]
-    known: dict[str, Part] = {each["sha256"]: TextPart(each["text"]) for each in inputs if "text" in each}
-    if any(each["kind"] in ("image", "audio") for each in inputs):
+    known = {each["sha256"]: part for each in inputs if (part := part_of(each))}
+    if any(each["kind"] in ("image", "audio") and each["sha256"] not in known for each in inputs):
         for path, cells in notebooks.items():
             for data in {data for cell in cells for data in _media(cell, path.parent)}:
                 known.update({name_of(part): part for part in _as_sent(data)})

@@ -48,6 +48,7 @@ class GemmaMagics(Magics):
         config=True
     )
     cache = Bool(True, help="Show what was answered before, where the same is asked again.").tag(config=True)
+    keep = Bool(False, help="Save in the notebook all that is asked, to learn from the answers.").tag(config=True)
     widgets = Bool(False, help="Show buttons (Stop, Copy, Regenerate, Insert cell); needs ipywidgets.").tag(config=True)
 
     def __init__(self, shell: Any, gemma: Gemma | None = None) -> None:
@@ -78,7 +79,8 @@ class GemmaMagics(Magics):
         return None if silent else answer
 
     def _parsed(self, text: str, scope: Mapping[str, Any]) -> tuple[Options, str]:
-        defaults = Options(model=self.model, format=self.format, system=self.system, rows=self.rows, cache=self.cache)
+        names = ("model", "format", "system", "rows", "cache", "keep")
+        defaults = Options(**{name: getattr(self, name) for name in names})
         try:
             options, prompt = parse(text, defaults)
             schema = schema_from_source(options.schema, scope) if options.schema else None

@@ -45,6 +45,7 @@ class Options:
     history: bool = True
     show_prompt: bool = False
     cache: bool = True
+    keep: bool = False
     tools: tuple[Callable[..., Any], ...] = ()
     max_calls: int = 8
 
@@ -122,6 +123,7 @@ FLAGS = (
     Flag(("--no-history",), "history", "ask apart from the conversation", value=False),
     Flag(("--show-prompt",), "show_prompt", "show the exact prompt and do not ask"),
     Flag(("--no-cache",), "cache", "ask anew, also what was answered before", value=False),
+    Flag(("--keep",), "keep", "save in the notebook all that is asked, tables and pictures too, to learn from it"),
 )
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}

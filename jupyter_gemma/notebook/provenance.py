@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import sys
@@ -25,11 +26,11 @@ def key_of(request: Request, card: ModelCard, settings: Mapping[str, Any]) -> st
 
 
 def record_of(
-    request: Request, card: ModelCard, settings: Mapping[str, Any], key: str, words: Container[Part]
+    request: Request, card: ModelCard, settings: Mapping[str, Any], key: str, saved: Container[Part]
 ) -> dict[str, Any]:
     """What stands in the output's metadata: model, sampling with its seed, inputs by digest, versions.
 
-    ``words`` are the inputs that are saved as they are: what the user typed, and nothing of an object.
+    The inputs among ``saved`` stand there as they are, too.
     """
     sampling = {name: value for name, value in asdict(request.sampling).items() if value not in (None, ())}
     return {
@@ -39,16 +40,34 @@ def record_of(
         **({"adapter": request.adapter} if request.adapter else {}),
         "sampling": sampling,
         "thinking": request.thinking,
-        "inputs": [_input(message, part, words) for message in request.messages for part in message.parts],
+        "inputs": [_input(message, part, saved) for message in request.messages for part in message.parts],
         "versions": _versions(),
         "key": key,
     }
 
 
-def _input(message: Message, part: Part, words: Container[Part]) -> dict[str, Any]:
+def _input(message: Message, part: Part, saved: Container[Part]) -> dict[str, Any]:
     kinds = {TextPart: "text", ImagePart: "image", AudioPart: "audio"}
-    saved = {"text": part.text} if isinstance(part, TextPart) and part in words else {}
-    return {"role": message.role, "kind": kinds.get(type(part), "video"), "sha256": name_of(part), **saved}
+    value = _value(part) if part in saved else {}
+    return {"role": message.role, "kind": kinds.get(type(part), "video"), "sha256": name_of(part), **value}
+
+
+def _value(part: Part) -> dict[str, str]:
+    if isinstance(part, TextPart):
+        return {"text": part.text}
+    if isinstance(part, ImagePart | AudioPart):
+        return {"data": base64.b64encode(part.data).decode()}
+    return {}  # of a video only its digest
+
+
+def part_of(saved: Mapping[str, str]) -> Part | None:
+    """The part that an input of a record holds; None if it only names it."""
+    if "text" in saved:
+        return TextPart(saved["text"])
+    if "data" not in saved:
+        return None
+    data = base64.b64decode(saved["data"])
+    return ImagePart(data) if saved["kind"] == "image" else AudioPart(data)
 
 
 def name_of(part: Part) -> str:

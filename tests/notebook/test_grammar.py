@@ -47,6 +47,7 @@ OPTIONS = {
     "--new": lambda r, a: len(r.messages) == 1,
     "--no-history": lambda r, a: len(r.messages) == 1,
     "--no-cache": lambda r, a: not a.cached,
+    "--keep": lambda r, a: "why?" in a.record["inputs"][-1]["text"],
 }
 
 

@@ -77,6 +77,19 @@ def test_earlier_turns_are_named_and_not_saved_again(run):
     assert [each.get("text") for each in inputs_of(run("%gemma -m big Two?"))] == [None, None, "Two?"]
 
 
+def test_with_keep_all_is_saved_and_comes_back(run, shell, save, magics):
+    shell.user_ns |= {"df": pd.DataFrame({"city": ["Zanzibar"]}), "pixels": np.zeros((32, 32, 3))}
+    asked = "%gemma -m big --no-history"
+    before = run(f"{asked} {{pixels}} Why?")
+    magics.keep = True
+    answers = [run(f"{asked} {line}") for line in ("{pixels} Why?", "{df} Why?", "--rows 0 {df} Which?")]
+    assert before.cached == "" != answers[0].cached, "an answer that was kept before is saved as this question says"
+    assert "Zanzibar" not in json.dumps(metadata(answers[2]))
+    lessons, left = harvest([save(*map(cell, answers))])
+    assert (lessons, left) == (lessons_of(answers), [])
+    assert not any("inputs" in path.read_text() for path in magics.session.asker.cache.folder.glob("*.json"))
+
+
 # -- which are accepted ------------------------------------------------------------------------------------------
 
 
@@ -151,6 +164,7 @@ CELLS = [
     "answer = gemma('Transcribe the audio.', clip)",
     "%gemma -w pd.DataFrame({'n':[1,2]}) How many rows are there?",
     "%gemma --max-tokens 3 /explain",
+    "%gemma --keep -w pd.DataFrame({'n':[1,2,3]}) How many rows are there?",
 ]
 
 
@@ -165,23 +179,23 @@ def test_an_executed_notebook_becomes_lines_that_training_takes(demo_server, tmp
     out = tmp_path / "new" / "lines.jsonl"
     assert main(["data", str(tmp_path / "work.ipynb"), "--out", str(out)]) == 0
     told = capsys.readouterr()
-    assert "has 3 conversations; 3 answers were left out" in told.out
+    assert "has 4 conversations; 3 answers were left out" in told.out
     assert [line.partition(", cell ")[2] for line in told.err.splitlines()] == [
         "[9]: it was stopped or cut before its end.",
-        "[4]: its picture is neither shown in the notebook nor a file that the notebook names.",
-        "[8]: the text of a table or another value stood in its question, and is not saved.",
+        "[4]: its picture is neither shown in the notebook, nor a file named there, nor saved by --keep.",
+        "[8]: the text of a table or another value stood in its question, which only --keep saves.",
     ]
     lines = Lines(out)
     records = [
         (output.metadata["jupyter_gemma"], output.data["text/plain"])
-        for at in (2, 4, 6)
+        for at in (2, 4, 6, 9)
         for output in notebook.cells[at].outputs
     ]
     for index, (record, plain) in enumerate(records):
         asked, answer = lines[index]
         assert [name_of(part) for part in asked.parts] == [each["sha256"] for each in record["inputs"]]
         assert plain.startswith(f"{answer.text}\n\n[")
-    assert [type(lines[at][0].parts[0]) for at in range(3)] == [ImagePart, AudioPart, AudioPart]
+    assert [type(lines[at][0].parts[0]) for at in range(4)] == [ImagePart, AudioPart, AudioPart, TextPart]
     assert lines[1][1].text == "make a scatter chart of column four"
     assert main(["data", str(tmp_path / "work.ipynb"), "--out", str(out)]) == 2
     assert "may have been corrected" in capsys.readouterr().err
