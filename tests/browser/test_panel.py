@@ -7,11 +7,12 @@ import io
 import re
 from pathlib import Path
 
+import soundfile
 from PIL import Image
 from playwright.sync_api import expect
 
 from jupyter_gemma.echo import Reply
-from jupyter_gemma.types import Chunk, ImagePart
+from jupyter_gemma.types import AudioPart, Chunk, ImagePart
 
 ROOT = Path(__file__).parents[2]
 FRAME = """import pandas as pd
@@ -65,16 +66,36 @@ def test_variables_are_read_while_the_kernel_is_busy(opened, scripted):
     notebook.execute("notebook:interrupt-kernel")
 
 
-def test_dictation(opened):
-    notebook = opened("voice.ipynb", "x = 1")
-    panel = notebook.open_panel()
+def speak(panel):
+    """Hold the microphone while the clip is heard."""
     microphone = panel.get_by_role("button", name="Hold to talk")
     microphone.dispatch_event("pointerdown")
     expect(panel.get_by_role("button", name="Recording…")).to_be_visible()
-    notebook.page.wait_for_timeout(3200)  # the clip, which the browser plays in its own time, has 2.6 s
+    panel.page.wait_for_timeout(3200)  # the clip, which the browser plays in its own time, has 2.6 s
     panel.get_by_role("button", name="Recording…").dispatch_event("pointerup")
+
+
+def test_dictation(opened):
+    notebook = opened("voice.ipynb", "x = 1")
+    speak(notebook.open_panel())
     expect(notebook.composer).to_have_value(re.compile("scatter chart of column four"))
     notebook.shoot("dictation")
+
+
+def test_what_was_said_is_attached_where_the_user_wants_that(lab, opened, scripted):
+    engine = scripted()
+    with lab.settings({"microphone": "attach"}):
+        notebook = opened("said.ipynb", "x = 1")
+    panel = notebook.open_panel()
+    speak(panel)
+    expect(panel.locator(".jg-Composer .jg-Chip")).to_contain_text("voice.wav")
+    expect(notebook.composer).to_have_value("")
+    expect(notebook.ask("What was said?")).to_contain_text("What was said?")
+    clip = next(part for part in engine.requests[0].messages[-1].parts if isinstance(part, AudioPart))
+    samples, rate = soundfile.read(io.BytesIO(clip.data))
+    assert rate == 16_000
+    assert len(samples) > 2 * rate
+    assert abs(samples).max() > 0.05, "not silence"
 
 
 def test_a_picture_and_a_cell_are_dropped_in(opened, scripted):
@@ -95,6 +116,24 @@ def test_a_picture_and_a_cell_are_dropped_in(opened, scripted):
     parts = engine.requests[0].messages[-1].parts
     assert isinstance(parts[0], ImagePart)
     assert parts[0].data.startswith(b"\x89PNG")
+
+
+def test_files_are_dragged_in_from_the_file_browser(lab, opened, scripted):
+    engine = scripted()
+    (lab.work / "rain.csv").write_text("city,rain\nRome,60\n")
+    Image.new("RGB", (60, 40), "red").save(lab.work / "red.png")
+    notebook = opened("files.ipynb", "x = 1")
+    panel = notebook.open_panel()
+    notebook.page.evaluate("() => window.jupyterapp.shell.activateById('filebrowser')")
+    chips = panel.locator(".jg-Composer .jg-Chip")
+    for number, name in enumerate(["rain.csv", "red.png"], 1):
+        listed = notebook.page.locator(".jp-DirListing-item").filter(has_text=name)
+        listed.locator(".jp-DirListing-itemIcon").drag_to(panel.locator(".jg-Composer"))
+        expect(chips).to_have_count(number)
+    expect(chips.nth(0)).to_have_text("rain.csv2 lines")
+    expect(chips.nth(1)).to_have_text("red.png60 × 40")
+    expect(notebook.ask("What is here?")).to_contain_text("Rome,60")
+    assert any(isinstance(part, ImagePart) for part in engine.requests[0].messages[-1].parts)
 
 
 PASTE = """(area, [name, base64, type]) => {
