@@ -68,26 +68,24 @@ def from_groups(groups: Any, limits: Limits) -> Item:
 
 
 def describe(table: Table, limits: Limits) -> Item:
-    """The text of ``table``."""
-    write = _columns_form if limits.table_form == "columns" else _digest
-    return text_item(write(table, limits), f"table {table.rows} × {table.columns}, {_sent(table, limits)}")
-
-
-def _sent(table: Table, limits: Limits) -> str:
-    """What goes to the model, in words for the user."""
-    if limits.table_form == "columns" and limits.rows:
-        return "a line for each column"
-    return f"{min(table.rows, limits.rows)} rows of cells"
+    """The text of ``table``, and in the note how much of it that is."""
+    if limits.table_form == "columns":
+        text, columns = _columns_form(table, limits)
+        sent = f"figures of {columns} columns" if limits.rows else "0 rows of cells"
+    else:
+        text, rows = _digest(table, limits)
+        sent = f"{rows} rows of cells"
+    return text_item(text, f"table {table.rows} × {table.columns}, {sent}")
 
 
 # -- the demo model's form ---------------------------------------------------------------------------------------
 
 
-def _columns_form(table: Table, limits: Limits) -> str:
-    """``rows N``, then one line a column; the form the demo model was trained on (its README)."""
+def _columns_form(table: Table, limits: Limits) -> tuple[str, int]:
+    """``rows N``, then one line a column, and their number; the form the demo model was trained on (its README)."""
     described = min(table.frame.shape[1], limits.columns)
-    lines = (_column_line(table.frame, at, limits, described) for at in range(described))
-    return "\n".join([f"rows {table.rows}", *_within(lines, limits.tokens)])
+    lines = _within((_column_line(table.frame, at, limits, described) for at in range(described)), limits.tokens)
+    return "\n".join([f"rows {table.rows}", *lines]), len(lines)
 
 
 def _column_line(frame: Any, at: int, limits: Limits, described: int) -> str:
@@ -107,7 +105,8 @@ def _whole(value: float) -> str:
 # -- the digest --------------------------------------------------------------------------------------------------
 
 
-def _digest(table: Table, limits: Limits) -> str:
+def _digest(table: Table, limits: Limits) -> tuple[str, int]:
+    """What stands in a table, and the number of rows that are given cell by cell."""
     frame = table.frame
     opening = [table.head] if table.head else []
     opening += [f"Table of {table.rows} rows and {table.columns} columns{_index_words(frame)}."]
@@ -116,11 +115,12 @@ def _digest(table: Table, limits: Limits) -> str:
     lines = _within((_describe(table, at, limits, described) for at in range(described)), COLUMNS_SHARE * limits.tokens)
     more = [f"… and {table.columns - len(lines)} more columns"] if table.columns > len(lines) else []
     text = [*opening, *lines, *more]
+    head: list[str] = []
     if limits.rows and table.rows:
         text += _correlations(frame, len(lines))
         left = limits.tokens - tokens_of("\n".join(text))
-        text += _head(frame.iloc[: limits.rows, : len(lines)], table.rows, left)
-    return "\n".join(text)
+        head = _head(frame.iloc[: limits.rows, : len(lines)], table.rows, left)
+    return "\n".join([*text, *head]), len(head[2:])  # below a title and the names
 
 
 def _within(lines: Iterable[str], tokens: float) -> list[str]:

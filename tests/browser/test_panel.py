@@ -47,7 +47,7 @@ def test_a_question_about_a_variable(opened):
     notebook.composer.press("Enter")
     exchange = panel.locator(".jg-Exchange").first
     expect(exchange.locator(".jg-Answer")).to_contain_text("city")
-    expect(exchange.locator(".jg-Chip")).to_contain_text("table 3 × 2, a line for each column")
+    expect(exchange.locator(".jg-Chip")).to_contain_text("table 3 × 2, figures of 2 columns")
     expect(panel.locator(".jg-Header-title")).to_have_text("@df Which columns are text?")
     notebook.hover(plot, "Explain")
     expect(notebook.cell(1).locator(".jg-OutputAnswer")).to_contain_text("This is a line chart")

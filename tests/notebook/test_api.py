@@ -25,7 +25,7 @@ def test_call_sends_objects_before_the_prompt(gemma, client):
     assert answer.parts[0].text == "rows 1\na: mean 1 min 1 max 1"
     assert answer.parts[2].text == "Compare {a}."
     assert client.requests[0].sampling.seed == 1
-    assert answer.sent == ("DataFrame (table 1 × 1, a line for each column)", "ndarray (picture 20 × 20)")
+    assert answer.sent == ("DataFrame (table 1 × 1, figures of 1 columns)", "ndarray (picture 20 × 20)")
 
 
 def test_calls_are_no_conversation(gemma, client):

@@ -56,7 +56,7 @@ def test_nbconvert_runs_it_and_shows_the_answers(work):
     done = command("nbconvert", "--execute", "--to", "html", str(work / "conversation.ipynb"))
     assert done.returncode == 0, done.stderr[-2000:]
     page = (work / "conversation.html").read_text()
-    assert "<sub>sent df (table 3 × 2, a line for each column)" in page
+    assert "<sub>sent df (table 3 × 2, figures of 2 columns)" in page
     assert "The answer is the same." in page
 
 

@@ -25,7 +25,7 @@ def test_a_table_is_a_digest_within_its_rows() -> None:
     assert (table["kind"], table["note"]) == ("table", "table 2 × 2, 1 rows of cells")
     assert "Rome" in table["text"]
     (summed,) = parts(frame, 5, "columns").data
-    assert summed["note"] == "table 2 × 2, a line for each column"
+    assert summed["note"] == "table 2 × 2, figures of 2 columns"
     assert "rows 2" in summed["text"]
 
 

@@ -48,8 +48,17 @@ def test_digest_holds_shape_types_nulls_ranges_labels_and_rows(frame):
 
 def test_note_says_the_shape_and_the_rows_sent(frame):
     assert item_of(frame, Limits(rows=2)).note == "table 3 × 3, 2 rows of cells"
-    assert item_of(frame, COLUMNS).note == "table 3 × 3, a line for each column"
+    assert item_of(frame, COLUMNS).note == "table 3 × 3, figures of 3 columns"
     assert item_of(frame, replace(COLUMNS, rows=0)).note == "table 3 × 3, 0 rows of cells"
+
+
+def test_note_counts_what_the_budget_let_through():
+    wide = pd.DataFrame(np.random.default_rng(0).normal(size=(100, 40)))
+    item = item_of(wide, Limits(rows=50))
+    sent = item.parts[0].text.partition(" of 100 rows:")[0].rpartition("First ")[2]
+    assert 0 < int(sent) < 50
+    assert item.note == f"table 100 × 40, {sent} rows of cells"
+    assert item_of(wide, replace(COLUMNS, columns=7)).note == "table 100 × 40, figures of 7 columns"
 
 
 @pytest.mark.parametrize("form", ["digest", "columns"])
