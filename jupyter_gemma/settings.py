@@ -66,6 +66,12 @@ class Settings(Configurable):
         help='Memory for the keys and values of running and kept conversations, as "4GB"; '
         "empty: half of what is free once the model is loaded.",
     ).tag(config=True)
+    cache_type = Enum(
+        ["auto", "int8"],
+        "auto",
+        help="How those keys and values are stored. auto: in bfloat16 where the weights have 4 bits, else as computed; "
+        "int8: in half of that, and a little less exact.",
+    ).tag(config=True)
     max_waiting = Int(256, help="Requests that may wait for their turn; more are refused.").tag(config=True)
     prefill_chunk = Int(256, help="Prompt tokens computed between two looks at Stop.").tag(config=True)
     ops = Enum(["auto", "plain"], "auto", help="plain: compute with ordinary torch only, no fast kernels.").tag(

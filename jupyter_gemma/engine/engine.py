@@ -236,6 +236,7 @@ def load_engine(path: Path, card: ModelCard, settings: Settings, progress: Progr
         prefill_chunk=settings.prefill_chunk,
         cache_memory=cache_memory(settings.cache_memory, loaded.model.norm.weight.device.type),
         max_waiting=settings.max_waiting,
+        cache_dtype=torch.int8 if settings.cache_type == "int8" else None,
         speculation=plan_speculation(
             cast(SpeculationChoice, settings.speculation), loaded.model, drafter_folder(settings, card)
         ),

@@ -404,8 +404,8 @@ class Scheduler:
         return sum(sequence.nbytes for sequence in self._active)
 
     def _bytes(self, sequence: Sequence, positions: int) -> int:
-        itemsize = (self._dtype or self._model.norm.weight.dtype).itemsize
-        return cache_bytes(self._model.config, positions, chunk=self._chunk, marks=sequence.marks, itemsize=itemsize)
+        dtype = self._dtype or self._model.norm.weight.dtype
+        return cache_bytes(self._model.config, positions, chunk=self._chunk, marks=sequence.marks, dtype=dtype)
 
 
 def _no_memory() -> OutOfMemory:

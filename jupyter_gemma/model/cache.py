@@ -20,11 +20,42 @@ from jupyter_gemma.model.config import AttentionConfig, ModelConfig
 #: Positions a sliding layer keeps beyond its window: how far a sequence can be rewound.
 DEFAULT_SLACK = 256
 _LEAST = 64
+_SCALE_BYTES = 4
+
+
+def stored(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """x [..., width] as a cache of ``dtype`` holds it: rounded, or, in int8, with its scale.
+
+    Returns:
+        int8 [..., width + 4]: x / scale, then the four bytes of the scale, max |x| / 127 in float32, for each row.
+        Else [..., width]; None: as it is.
+    """
+    if dtype is None or x.dtype == dtype:
+        return x
+    if dtype != torch.int8:
+        return x.to(dtype)
+    biggest = x.float().abs().amax(-1, keepdim=True)
+    inverse = torch.where(biggest > 0, 127 / biggest, 0)
+    scale = (biggest / 127).flatten().view(torch.int8).view(*x.shape[:-1], _SCALE_BYTES)
+    return torch.cat(((x * inverse).round().to(torch.int8), scale), dim=-1)
+
+
+def restored(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """What was given to :func:`stored`, but for rounding: [..., width] in ``dtype``."""
+    if rows.dtype != torch.int8:
+        return rows.to(dtype)
+    scale = rows[..., -_SCALE_BYTES:].contiguous().view(torch.float32)
+    return (rows[..., :-_SCALE_BYTES] * scale).to(dtype)
+
+
+def stored_bytes(width: int, dtype: torch.dtype) -> int:
+    """Of a row of ``width`` values in a cache of ``dtype``."""
+    return width * dtype.itemsize + (_SCALE_BYTES if dtype == torch.int8 else 0)
 
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Keys and values [kv_heads, positions, head_dim] from position ``first`` on."""
+    """Keys and values [kv_heads, positions, head_dim] from position ``first`` on, as :func:`stored`."""
 
     first: int
     buffers: tuple[Tensor, Tensor]
@@ -34,7 +65,7 @@ class LayerCache:
     """Keys and values [kv_heads, positions, head_dim] of one layer, from position ``first`` on.
 
     With ``window`` None everything is kept; else at least the last ``window - 1 + slack`` positions. ``dtype``: in
-    which they are stored; None: as they come. ``reserved``: positions to make room for at once.
+    which they are :func:`stored`; None: as they come. ``reserved``: positions to make room for at once.
     """
 
     def __init__(self, window: int | None, slack: int, dtype: torch.dtype | None = None) -> None:
@@ -49,14 +80,15 @@ class LayerCache:
         self._saved: dict[int, _Stretch] = {}
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add positions; returns the keys and values that their queries may see, as views in the stored dtype.
+        """Add positions; returns the keys and values that their queries may see, as views of what is stored.
 
         Args:
-            keys, values: [kv_heads, n, head_dim].
+            keys, values: [kv_heads, n, head_dim], stored already or not.
 
         Returns:
-            [kv_heads, visible, head_dim] each; ``visible`` ends with the new positions.
+            [kv_heads, visible, head_dim] each, see :func:`restored`; ``visible`` ends with the new positions.
         """
+        keys, values = stored(keys, self.dtype), stored(values, self.dtype)
         count = keys.shape[1]
         visible = self.visible(count)
         all_keys, all_values = self.extend(keys, count)
@@ -66,17 +98,16 @@ class LayerCache:
         return all_keys[:, end - visible : end], all_values[:, end - visible : end]
 
     def extend(self, like: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Add ``count`` positions for the caller to write; returns the buffers [kv_heads, capacity, head_dim].
+        """Add ``count`` positions for the caller to write; returns the buffers [kv_heads, capacity, stored width].
 
-        The new positions are the last of :attr:`size`. ``like``: [kv_heads, any, head_dim], of the type to store if
-        ``dtype`` is None.
+        The new positions are the last of :attr:`size`. ``like``: [kv_heads, any, head_dim], stored already or not.
         """
         buffers = self._room_for(like, count)
         self.size += count
         return buffers
 
     def last(self, count: int | None) -> tuple[Tensor, Tensor]:
-        """The last ``count`` positions (None: all), or as many as there are: [kv_heads, n, head_dim] each, as views."""
+        """The last ``count`` positions (None: all), or as many as there are: [kv_heads, n, head_dim] each, stored."""
         keys, values = self._buffers or (torch.empty(0, 0, 0),) * 2
         start = 0 if count is None else max(0, self.size - count)
         return keys[:, start : self.size], values[:, start : self.size]
@@ -162,9 +193,8 @@ class LayerCache:
 
     def _moved(self, kept: int, like: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
         """New buffers that start with the last ``kept`` positions of the old ones."""
-        heads, _, width = like.shape
-        dtype = self.dtype or like.dtype
-        moved = tuple(torch.empty((heads, capacity, width), dtype=dtype, device=like.device) for _ in range(2))
+        rows = stored(like[:, :0], self.dtype)
+        moved = tuple(rows.new_empty(rows.shape[0], capacity, rows.shape[2]) for _ in range(2))
         for new, old in zip(moved, self._buffers or (), strict=False):
             new[:, :kept] = old[:, self.size - kept : self.size]
         return moved[0], moved[1]
@@ -233,13 +263,13 @@ class SequenceCache:
         return sum(layer.nbytes for layer in self.layers)
 
 
-def cache_bytes(config: ModelConfig, positions: int, *, chunk: int, marks: Sequence[int], itemsize: int) -> int:
+def cache_bytes(config: ModelConfig, positions: int, *, chunk: int, marks: Sequence[int], dtype: torch.dtype) -> int:
     """The most bytes that a sequence for which ``positions`` were reserved takes.
 
     Args:
         chunk: the most positions appended at once.
         marks: lengths it stays able to go back to.
-        itemsize: bytes of a stored number.
+        dtype: in which keys and values are stored.
     """
     total = 0
     for index in range(len(config.layers)):
@@ -249,5 +279,5 @@ def cache_bytes(config: ModelConfig, positions: int, *, chunk: int, marks: Seque
             keep = shape.window - 1 + DEFAULT_SLACK
             most = keep + max(chunk, DEFAULT_SLACK)
             held = held if held <= most else most + sum(min(mark, keep) for mark in marks)
-        total += held * 2 * shape.kv_heads * shape.head_dim * itemsize
+        total += held * 2 * shape.kv_heads * stored_bytes(shape.head_dim, dtype)
     return total

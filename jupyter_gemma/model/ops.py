@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jupyter_gemma.model.cache import LayerCache
+from jupyter_gemma.model.cache import LayerCache, restored
 
 GROUP = 32
 TILE_ROWS = 16
@@ -172,7 +172,7 @@ def _plain_attend(query: Tensor, keys: Tensor, values: Tensor, how: Attending) -
 
     Args:
         query: [n, heads, width].
-        keys, values: [kv_heads, visible, width], in the dtype of the cache; the last n belong to the queries.
+        keys, values: [kv_heads, visible, width], as the cache has stored them; the last n belong to the queries.
         how: scale and mask.
 
     Returns:
@@ -182,8 +182,8 @@ def _plain_attend(query: Tensor, keys: Tensor, values: Tensor, how: Attending) -
     kv_heads = keys.shape[0]
     # [kv_heads, group, n, width] against [kv_heads, 1, visible, width]: a group shares its keys without a copy.
     grouped = query.view(count, kv_heads, -1, width).permute(1, 2, 0, 3)
-    keys = keys.to(query.dtype).unsqueeze(1).expand(-1, heads // kv_heads, -1, -1)
-    values = values.to(query.dtype).unsqueeze(1).expand(-1, heads // kv_heads, -1, -1)
+    keys = restored(keys, query.dtype).unsqueeze(1).expand(-1, heads // kv_heads, -1, -1)
+    values = restored(values, query.dtype).unsqueeze(1).expand(-1, heads // kv_heads, -1, -1)
     mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=how.mask, scale=how.scale)
     return mixed.permute(2, 0, 1, 3).reshape(count, heads, width)
 
@@ -314,7 +314,7 @@ class _KernelAttention:
         for row in range(how.count):
             last = keys.shape[1] - how.count + row
             rows.extend((query[row].data_ptr(), 0, 0, out[row].data_ptr(), *_place(keys, values, last, how.window)))
-        self._run(rows, query, keys.shape[0], how.scale)
+        self._run(rows, query, keys, how.scale)
         return out
 
     def append_and_attend(
@@ -337,22 +337,24 @@ class _KernelAttention:
                 out[part] = _plain_attend(query[part], *seen, how)
             start += how.count
         if rows:
-            self._run(rows, query, key.shape[1], attending[0].scale)
+            self._run(rows, query, keys, attending[0].scale)
         return out
 
-    def _run(self, rows: array[int], query: Tensor, kv_heads: int, scale: float) -> None:
+    def _run(self, rows: array[int], query: Tensor, keys: Tensor, scale: float) -> None:
+        """``keys``: of one of the caches, which are all of a kind."""
         address, numbers = rows.buffer_info()
-        self.kernels.attend(address, numbers // _ROW, query.shape[1], kv_heads, query.shape[2], scale)
+        heads, width = query.shape[1:]
+        self.kernels.attend(address, numbers // _ROW, heads, keys.shape[0], width, 8 * keys.itemsize, scale)
 
 
 def _fits_kernel(how: Attending, width: int, dtype: torch.dtype | None) -> bool:
-    return how.count <= _FEW_ROWS and how.causal and dtype == torch.bfloat16 and width % TILE_ROWS == 0
+    return how.count <= _FEW_ROWS and how.causal and dtype in (torch.bfloat16, torch.int8) and width % TILE_ROWS == 0
 
 
 def _place(keys: Tensor, values: Tensor, last: int, window: int | None) -> tuple[int, int, int, int, int]:
     """Where a row looks, as ``AttendRow`` in ``kernels.h`` has it: up to position ``last`` of the buffers."""
     first = 0 if window is None else max(0, last - window + 1)
-    return keys.data_ptr(), values.data_ptr(), keys.stride(0), first, last
+    return keys.data_ptr(), values.data_ptr(), keys.stride(0) * keys.itemsize, first, last
 
 
 def _address(tensor: Tensor | None) -> int | None:

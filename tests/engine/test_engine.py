@@ -24,6 +24,7 @@ from jupyter_gemma.settings import Settings
 from jupyter_gemma.types import ImagePart, Message, ModelCard, Request, Sampling, TextPart, ToolCall
 
 DEMO = Path(jupyter_gemma.__file__).parent / "models" / "demo"
+GREEDY = Sampling(temperature=0, max_tokens=40)
 WEATHER = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {"place": {"type": "string"}}}},
@@ -84,6 +85,26 @@ def test_the_packaged_model_answers(tmp_path):
         assert status.digest
     finally:
         engine.close()
+
+
+def test_keys_and_values_in_int8_take_a_third_and_give_the_same_answers(tmp_path):
+    """A third of what they take as this model computes them: 64 bytes and a scale for 64 values, not 256."""
+    table = "rows 64\nprice: mean 48 min 6 max 95\nscore: mean 71 min 19 max 88\ncity: text 12 unique\n"
+    questions = ("How many rows are there?", "Which columns are text?", "How many columns are there?")
+    said, held = [], []
+    for kind in ("auto", "int8"):
+        given = Settings(models_dir=str(tmp_path), threads=1, cache_memory="50MB", cache_type=kind, speculation="off")
+        engine = load_engine(DEMO, ModelCard("demo"), given, lambda progress: None)
+        try:
+            asked = [
+                Request((Message("user", (TextPart(table + question),)),), sampling=GREEDY) for question in questions
+            ]
+            said.append([text_of(chunks_of(engine, request)) for request in asked])
+            held.append(engine.status().cache_bytes)
+        finally:
+            engine.close()
+    assert said[0] == said[1]
+    assert 0 < held[1] < held[0] / 3
 
 
 def test_a_seed_repeats_an_answer(engine, ask):

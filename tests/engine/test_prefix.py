@@ -160,7 +160,7 @@ def test_pictures_count_by_what_they_show(hit, engine, ask, say):
 
 
 def budget(model, positions):
-    return cache_bytes(model.config, positions, chunk=512, marks=(), itemsize=4)
+    return cache_bytes(model.config, positions, chunk=512, marks=(), dtype=torch.float32)
 
 
 def test_the_memory_is_never_exceeded(make_engine, ask, small):

@@ -194,7 +194,7 @@ def test_a_failing_pass_ends_those_in_it_and_the_engine_goes_on(watched, engine,
 
 
 def budget(demo, positions):
-    return cache_bytes(demo.config, positions, chunk=512, marks=(), itemsize=4)
+    return cache_bytes(demo.config, positions, chunk=512, marks=(), dtype=torch.float32)
 
 
 def test_admission_goes_by_memory_and_the_queue_is_told_its_place(watched, make_engine, ask, read, demo):

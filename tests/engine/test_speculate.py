@@ -277,7 +277,7 @@ def test_company(make_engine, ask, read, lookup, watched):
 @pytest.mark.usefixtures("of_small")
 def test_an_answer_that_outgrows_the_memory_goes_on(make_engine, ask, read, small, lookup):
     """Sent back and computed again in the middle of its drafts."""
-    room = cache_bytes(small.config, 700, chunk=512, marks=(), itemsize=4)
+    room = cache_bytes(small.config, 700, chunk=512, marks=(), dtype=torch.float32)
     requests = [ask(f"{n} " * 40, max_tokens=400, constraint=WORDS) for n in range(2)]
     alone = [told(read(make_engine(), request)) for request in requests]
     engine = make_engine(speculation=lookup, cache_memory=room)

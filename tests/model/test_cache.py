@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jupyter_gemma.model.cache import LayerCache, SequenceCache, cache_bytes
+from jupyter_gemma.model.cache import LayerCache, SequenceCache, cache_bytes, restored
 from jupyter_gemma.model.config import config_from_hf
 
 
@@ -52,6 +52,18 @@ def test_bfloat16_is_stored_and_returned() -> None:
     assert cache.nbytes == 2 * 2 * 64 * 3 * 2
 
 
+def test_int8_rows_keep_a_127th_of_their_greatest_value() -> None:
+    x = torch.randn(2, 30, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-9, 9, 30).unsqueeze(-1)
+    x[0, 3] = 0.0
+    cache = LayerCache(8, 4, torch.int8)
+    keys, _ = cache.append(x, x)
+    assert keys.shape == (2, 30, 68)
+    off = (restored(keys, torch.float32) - x).abs().amax(-1)
+    assert (off <= x.abs().amax(-1) / 127 * 0.501).all()
+    # A copy holds the same bytes: nothing is rounded a second time.
+    assert torch.equal(cache.copy(30, 0).last(8)[0], cache.last(8)[0])
+
+
 def check(cache: LayerCache, length: int) -> None:
     """Going on from ``length`` sees exactly the window before it."""
     keys, _ = cache.append(numbered(length, 3), numbered(length, 3))
@@ -85,9 +97,10 @@ def test_any_history_of_going_on_back_and_copying(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 100])
 @pytest.mark.parametrize("reserved", [10, 300, 1000])
-def test_the_predicted_bytes_hold(chunk: int, reserved: int, gemma3_raw: dict[str, Any]) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_the_predicted_bytes_hold(chunk: int, reserved: int, dtype: torch.dtype, gemma3_raw: dict[str, Any]) -> None:
     config = config_from_hf(gemma3_raw)
-    cache = SequenceCache.for_model(config)
+    cache = SequenceCache.for_model(config, dtype=dtype)
     cache.reserve(reserved)
     marks = (reserved // 3, reserved // 2)
     cache.mark(marks)
@@ -96,4 +109,4 @@ def test_the_predicted_bytes_hold(chunk: int, reserved: int, gemma3_raw: dict[st
             shape = config.layer(index)
             new = torch.zeros(shape.kv_heads, min(chunk, reserved - start), shape.head_dim)
             layer.append(new, new)
-        assert cache.nbytes <= cache_bytes(config, reserved, chunk=chunk, marks=marks, itemsize=4)
+        assert cache.nbytes <= cache_bytes(config, reserved, chunk=chunk, marks=marks, dtype=dtype)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jupyter_gemma.model import ops
-from jupyter_gemma.model.cache import LayerCache
+from jupyter_gemma.model.cache import LayerCache, stored
 from jupyter_gemma.model.masks import attention_mask
 from jupyter_gemma.model.quant import dequantize, quantize
 
@@ -169,8 +169,9 @@ def test_softcap_agrees_with_torch(kernels, count: int) -> None:
 @pytest.mark.parametrize("count", [1, 3, 8, 9])
 @pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize(("heads", "kv_heads", "width"), [(16, 8, 64), (4, 1, 32), (4, 4, 16)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 def test_attention_agrees_with_torch(
-    kernels, count: int, window: int | None, heads: int, kv_heads: int, width: int
+    kernels, count: int, window: int | None, heads: int, kv_heads: int, width: int, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(count)
     start = 57
@@ -178,7 +179,7 @@ def test_attention_agrees_with_torch(
     visible = start + count - first
     query = torch.randn(count, heads, width, generator=generator)
     # Views into a larger buffer, as a cache gives them.
-    buffers = torch.randn(2, kv_heads, 100, width, generator=generator).bfloat16()
+    buffers = stored(torch.randn(2, kv_heads, 100, width, generator=generator), dtype)
     keys, values = buffers[:, :, 5 : 5 + visible]
     how = ops.Attending(count, attention_mask(start, count, first, window), True, window, 0.3)
     actual = ops.kernel_ops(kernels).attend(query, keys, values, how)
@@ -187,13 +188,14 @@ def test_attention_agrees_with_torch(
 
 @pytest.mark.parametrize("window", [None, 20])
 @pytest.mark.parametrize(("heads", "kv_heads", "width"), [(16, 8, 64), (12, 2, 32)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 def test_a_step_of_several_sequences_agrees_with_torch(
-    kernels, window: int | None, heads: int, kv_heads: int, width: int
+    kernels, window: int | None, heads: int, kv_heads: int, width: int, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     counts, lengths = (1, 3, 12, 1, 2), (0, 57, 5, 300, 33)  # new positions of each sequence, and those before
     blocks = (None, None, None, None, torch.zeros(2, dtype=torch.int64))  # the last one is a picture
-    caches = [[LayerCache(window, 8, torch.bfloat16) for _ in counts] for _ in range(2)]
+    caches = [[LayerCache(window, 8, dtype) for _ in counts] for _ in range(2)]
     attending = []
     for count, length, block, *pair in zip(counts, lengths, blocks, *caches, strict=True):
         past = torch.randn(2, kv_heads, length, width, generator=generator)

@@ -26,7 +26,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "jg_rms_norm": (None, (_POINTER,) * 4 + (_LONG, _LONG, _FLOAT)),
     "jg_softcap": (None, (_POINTER, _FLOAT, _LONG)),
     "jg_gated_gelu": (None, (_POINTER, _POINTER, _POINTER, _LONG)),
-    "jg_attend": (None, (_POINTER,) + (_LONG,) * 4 + (_FLOAT,)),
+    "jg_attend": (None, (_POINTER, *(_LONG,) * 4, _INT, _FLOAT)),
 }
 
 

@@ -1,5 +1,6 @@
 // The C interface: plain functions over raw pointers, called through ctypes.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -93,15 +94,29 @@ uint16_t rounded(float f) {
   return f != f ? 0x7fc0 : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// One row of a cache, see jg::Stored.
+void store_row(jg::Stored stored, const float* x, int64_t width, uint8_t* to) {
+  if (stored == jg::Stored::kBf16) {
+    for (int64_t i = 0; i < width; i++) {
+      const uint16_t value = rounded(x[i]);
+      std::memcpy(to + 2 * i, &value, 2);
+    }
+    return;
+  }
+  float biggest = 0;
+  for (int64_t i = 0; i < width; i++) biggest = std::max(biggest, std::fabs(x[i]));
+  const float scale = biggest / 127.0f, inverse = biggest > 0 ? 127.0f / biggest : 0.0f;
+  for (int64_t i = 0; i < width; i++) to[i] = uint8_t(int8_t(std::nearbyint(x[i] * inverse)));
+  std::memcpy(to + width, &scale, 4);
+}
+
 // Puts a new token's key and value into its cache.
 void store(const jg::Attention& a, const jg::AttendRow& row) {
   if (!row.key) return;
   for (int64_t h = 0; h < a.kv_heads; h++) {
-    const int64_t to = h * row.head_stride + row.last * a.width;
-    for (int64_t i = 0; i < a.width; i++) {
-      row.keys[to + i] = rounded(row.key[h * a.width + i]);
-      row.values[to + i] = rounded(row.value[h * a.width + i]);
-    }
+    const int64_t to = h * row.head_stride + row.last * jg::stored_bytes(a.stored, a.width);
+    store_row(a.stored, row.key + h * a.width, a.width, row.keys + to);
+    store_row(a.stored, row.value + h * a.width, a.width, row.values + to);
   }
 }
 
@@ -156,10 +171,11 @@ JG_API void jg_gated_gelu(const float* gate, const float* up, float* out, int64_
   });
 }
 
-// Attention of some tokens, of one sequence or of many: first each is stored, then each looks at its cache.
-JG_API void jg_attend(const jg::AttendRow* rows, int64_t count, int64_t heads, int64_t kv_heads, int64_t width,
+// Attention of some tokens, of one sequence or of many: first each is stored (in `bits` 8 or 16), then each looks at its
+// cache.
+JG_API void jg_attend(const jg::AttendRow* rows, int64_t count, int64_t heads, int64_t kv_heads, int64_t width, int bits,
                       float scale) {
-  const jg::Attention a = {heads, kv_heads, width, scale};
+  const jg::Attention a = {heads, kv_heads, width, scale, bits == 8 ? jg::Stored::kInt8 : jg::Stored::kBf16};
   int64_t seen = 0;
   for (int64_t r = 0; r < count; r++) {
     store(a, rows[r]);

@@ -34,15 +34,21 @@ struct AttendRow {
   const float* key;    // [kv_heads, width]: to be stored as the last position; null where it is there already
   const float* value;  // like key
   float* out;          // [heads, width]
-  uint16_t* keys;      // bf16; kv head h begins at h * head_stride and holds [positions, width]
-  uint16_t* values;    // like keys
+  uint8_t* keys;       // kv head h begins at h * head_stride bytes and holds [positions, width], see Stored
+  uint8_t* values;     // like keys
   int64_t head_stride, first, last;  // the token looks at the positions first .. last
 };
+
+// How a cache stores the `width` values of a position and head: in bf16, or in int8 with their scale, a float32, behind.
+enum class Stored { kBf16, kInt8 };
+
+constexpr int64_t stored_bytes(Stored stored, int64_t width) { return stored == Stored::kBf16 ? 2 * width : width + 4; }
 
 // What all rows of a layer have in common.
 struct Attention {
   int64_t heads, kv_heads, width;
   float scale;
+  Stored stored;
 };
 
 // What one instruction set offers. Every function does one independent piece of work on one thread.

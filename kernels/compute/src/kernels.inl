@@ -7,7 +7,7 @@
 //   kHeads                     query heads that share one pass over keys and values
 //   Float                      vector of kLanes float32
 //   zero(), set(f), load_floats(p), store(p, v), add, mul, div, fma(a, b, c) = a * b + c, sum(v), exp(v)
-//   half(p), bf16(p)           read kLanes fp16 / bf16
+//   half(p), bf16(p), int8(p)  read kLanes fp16 / bf16 / int8
 //   Weights, Sum               4 inputs for each output, in bytes; what their products are added up in
 //   low_nibbles(p), high_nibbles(p)      one half of 4 bytes for each output, with kBias added to every weight
 //   four(x), dot(sum, w, x)    4 int8 activations for every output; sum + w . x
@@ -263,18 +263,36 @@ void softmax(float* row, int64_t count) {
   for (; i < count; i++) row[i] *= total;
 }
 
+// The two ways in which a cache stores a row.
+struct Bf16 {
+  static int64_t bytes(int64_t width) { return jg::stored_bytes(jg::Stored::kBf16, width); }
+  static Isa::Float load(const uint8_t* row, int64_t i) { return Isa::bf16((const uint16_t*)row + i); }
+  static float scale(const uint8_t*, int64_t) { return 1.0f; }
+};
+
+struct Scaled {
+  static int64_t bytes(int64_t width) { return jg::stored_bytes(jg::Stored::kInt8, width); }
+  static Isa::Float load(const uint8_t* row, int64_t i) { return Isa::int8((const int8_t*)row + i); }
+  static float scale(const uint8_t* row, int64_t width) {
+    float value;
+    __builtin_memcpy(&value, row + width, 4);
+    return value;
+  }
+};
+
 // The heads that one kv head serves, over their whole cache; scores are [heads, positions].
 struct Look {
   const float* query;
-  const uint16_t *keys, *values;
+  const uint8_t *keys, *values;
   float *scores, *out;
   int64_t width, positions;
   float scale;
 };
 
 // Scores of heads h .. h + H - 1 at positions p .. p + P - 1: each vector that is read serves all of them.
-template <int H, int P>
+template <typename Row, int H, int P>
 void score(const Look& a, int64_t h, int64_t p) {
+  const int64_t bytes = Row::bytes(a.width);
   Isa::Float sums[H][P];
   JG_UNROLL
   for (int m = 0; m < H; m++) {
@@ -284,7 +302,7 @@ void score(const Look& a, int64_t h, int64_t p) {
   for (int64_t i = 0; i < a.width; i += Isa::kLanes) {
     Isa::Float keys[P];
     JG_UNROLL
-    for (int n = 0; n < P; n++) keys[n] = Isa::bf16(a.keys + (p + n) * a.width + i);
+    for (int n = 0; n < P; n++) keys[n] = Row::load(a.keys + (p + n) * bytes, i);
     JG_UNROLL
     for (int m = 0; m < H; m++) {
       const Isa::Float query = Isa::load_floats(a.query + (h + m) * a.width + i);
@@ -292,23 +310,27 @@ void score(const Look& a, int64_t h, int64_t p) {
       for (int n = 0; n < P; n++) sums[m][n] = Isa::fma(query, keys[n], sums[m][n]);
     }
   }
-  for (int m = 0; m < H; m++)
-    for (int n = 0; n < P; n++) a.scores[(h + m) * a.positions + p + n] = a.scale * Isa::sum(sums[m][n]);
+  for (int n = 0; n < P; n++) {
+    const float scale = a.scale * Row::scale(a.keys + (p + n) * bytes, a.width);
+    for (int m = 0; m < H; m++) a.scores[(h + m) * a.positions + p + n] = scale * Isa::sum(sums[m][n]);
+  }
 }
 
 // Adds the values of positions p .. p + P - 1, weighted for heads h .. h + H - 1.
-template <int H, int P>
+template <typename Row, int H, int P>
 void mix(const Look& a, int64_t h, int64_t p) {
+  const int64_t bytes = Row::bytes(a.width);
   Isa::Float weights[H][P];
   JG_UNROLL
-  for (int m = 0; m < H; m++) {
+  for (int n = 0; n < P; n++) {
+    const float scale = Row::scale(a.values + (p + n) * bytes, a.width);
     JG_UNROLL
-    for (int n = 0; n < P; n++) weights[m][n] = Isa::set(a.scores[(h + m) * a.positions + p + n]);
+    for (int m = 0; m < H; m++) weights[m][n] = Isa::set(scale * a.scores[(h + m) * a.positions + p + n]);
   }
   for (int64_t i = 0; i < a.width; i += Isa::kLanes) {
     Isa::Float values[P];
     JG_UNROLL
-    for (int n = 0; n < P; n++) values[n] = Isa::bf16(a.values + (p + n) * a.width + i);
+    for (int n = 0; n < P; n++) values[n] = Row::load(a.values + (p + n) * bytes, i);
     JG_UNROLL
     for (int m = 0; m < H; m++) {
       float* out = a.out + (h + m) * a.width + i;
@@ -321,32 +343,38 @@ void mix(const Look& a, int64_t h, int64_t p) {
 }
 
 // Both for P positions and all heads, kHeads at a time.
-template <int P>
+template <typename Row, int P>
 void score_heads(const Look& a, int64_t heads, int64_t p) {
   int64_t h = 0;
-  for (; h + Isa::kHeads <= heads; h += Isa::kHeads) score<Isa::kHeads, P>(a, h, p);
-  for (; h < heads; h++) score<1, P>(a, h, p);
+  for (; h + Isa::kHeads <= heads; h += Isa::kHeads) score<Row, Isa::kHeads, P>(a, h, p);
+  for (; h < heads; h++) score<Row, 1, P>(a, h, p);
 }
 
-template <int P>
+template <typename Row, int P>
 void mix_heads(const Look& a, int64_t heads, int64_t p) {
   int64_t h = 0;
-  for (; h + Isa::kHeads <= heads; h += Isa::kHeads) mix<Isa::kHeads, P>(a, h, p);
-  for (; h < heads; h++) mix<1, P>(a, h, p);
+  for (; h + Isa::kHeads <= heads; h += Isa::kHeads) mix<Row, Isa::kHeads, P>(a, h, p);
+  for (; h < heads; h++) mix<Row, 1, P>(a, h, p);
 }
 
 // Scores of all positions, softmax, then the weighted sum of values; each key and value is read once for all heads.
+template <typename Row>
+void look(const Look& a, int64_t heads) {
+  int64_t p = 0;
+  for (; p + 4 <= a.positions; p += 4) score_heads<Row, 4>(a, heads, p);
+  for (; p < a.positions; p++) score_heads<Row, 1>(a, heads, p);
+  for (int64_t h = 0; h < heads; h++) softmax(a.scores + h * a.positions, a.positions);
+  for (int64_t i = 0; i < heads * a.width; i++) a.out[i] = 0;
+  for (p = 0; p + 4 <= a.positions; p += 4) mix_heads<Row, 4>(a, heads, p);
+  for (; p < a.positions; p++) mix_heads<Row, 1>(a, heads, p);
+}
+
 void attend(const jg::Attention& shape, const jg::AttendRow& row, int64_t head, int64_t count, float* scores) {
-  const int64_t from = head / (shape.heads / shape.kv_heads) * row.head_stride + row.first * shape.width;
+  const int64_t from = head / (shape.heads / shape.kv_heads) * row.head_stride +
+                       row.first * jg::stored_bytes(shape.stored, shape.width);
   const Look a = {row.query + head * shape.width, row.keys + from, row.values + from, scores,
                   row.out + head * shape.width, shape.width, row.last - row.first + 1, shape.scale};
-  int64_t p = 0;
-  for (; p + 4 <= a.positions; p += 4) score_heads<4>(a, count, p);
-  for (; p < a.positions; p++) score_heads<1>(a, count, p);
-  for (int64_t h = 0; h < count; h++) softmax(scores + h * a.positions, a.positions);
-  for (int64_t i = 0; i < count * a.width; i++) a.out[i] = 0;
-  for (p = 0; p + 4 <= a.positions; p += 4) mix_heads<4>(a, count, p);
-  for (; p < a.positions; p++) mix_heads<1>(a, count, p);
+  shape.stored == jg::Stored::kBf16 ? look<Bf16>(a, count) : look<Scaled>(a, count);
 }
 
 }  // namespace

@@ -22,6 +22,11 @@ struct Isa {
   static Float div(Float a, Float b) { return vdivq_f32(a, b); }
   static Float fma(Float a, Float b, Float c) { return vfmaq_f32(c, a, b); }
   static Float half(const uint8_t* p) { return vcvt_f32_f16(vld1_f16((const float16_t*)p)); }
+  static Float int8(const int8_t* p) {
+    int32_t bytes;
+    __builtin_memcpy(&bytes, p, 4);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(bytes))))));
+  }
   static Float bf16(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
   static float sum(Float v) { return vaddvq_f32(v); }
   static Float clamp(Float x, float low, float high) { return vminq_f32(vmaxq_f32(x, set(low)), set(high)); }

@@ -44,6 +44,9 @@ struct Isa {
     std::memcpy(h, p, sizeof h);
     return each([&](int i) { return half_to_float(h[i]); });
   }
+  static Float int8(const int8_t* p) {
+    return each([&](int i) { return float(p[i]); });
+  }
   static Float bf16(const uint16_t* p) {
     return each([&](int i) { return bits(uint32_t(p[i]) << 16); });
   }
