@@ -86,7 +86,8 @@ class WidgetView:
         # ipykernel notes that this comm spoke from the busy main thread and would let the click wait there; without
         # the note the click goes to the subshell that the front end names.
         vars(self._buttons["Stop"].comm or self).pop("_reply_subshell_id", None)
-        self._cell = CellBelow(_cell_here(), self._offer_insert)
+        if cell := _cell_here():
+            self._cell = CellBelow(cell, self._offer_insert)
 
     def _offer_insert(self) -> None:
         """The front end can place cells. It may say so from another thread, while the answer comes."""
@@ -119,7 +120,7 @@ class WidgetView:
 
     def insert(self) -> None:
         """Place the code of the newest answer in a cell below; its text, as Markdown that loads nothing, without."""
-        if self.newest is not None:
+        if self.newest is not None and self.newest.text:
             code = self.newest.code
             self._cell.insert("code" if code else "markdown", code or harmless(self.newest.text))
 

@@ -213,6 +213,13 @@ def test_without_a_front_end_that_can_there_is_no_insert(view, comms):
     assert [button.description for button in view._row.children] == ["Stop", "Copy", "Regenerate"]
 
 
+def test_a_program_that_names_no_cell_is_not_asked(view, comms, shell, monkeypatch):
+    monkeypatch.setattr(type(shell), "get_parent", lambda self: {"metadata": {}}, raising=False)
+    with capture_output():
+        view.finish(Answer("It rises.", finish="stop"))
+    assert comms == []
+
+
 @pytest.mark.parametrize(
     ("text", "cell_type", "source"),
     [
