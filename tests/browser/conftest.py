@@ -72,6 +72,12 @@ READY = """async path => {
   app.shell.collapseLeft?.();  // the list of files would show what other tests left
 }"""
 
+OPEN_ON_SAME_KERNEL = """async path => {
+  const { commands, shell } = window.jupyterapp;
+  const { id } = shell.currentWidget.sessionContext.session.kernel;
+  await commands.execute('docmanager:open', { path, kernel: { id } });
+}"""
+
 
 @dataclass
 class Lab:
@@ -178,6 +184,13 @@ class Notebook:
         page = self.page.context.new_page()
         page.goto(self.page.url.split("/lab/")[0] + f"/lab/workspaces/{workspace}/tree/{name}?reset")
         other = Notebook(page, name)
+        other.wait()
+        return other
+
+    def on_same_kernel(self, name: str) -> Notebook:
+        """Another notebook in the same page."""
+        self.page.evaluate(OPEN_ON_SAME_KERNEL, name)
+        other = Notebook(self.page, name)
         other.wait()
         return other
 

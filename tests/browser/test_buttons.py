@@ -69,3 +69,16 @@ def test_it_does_so_beside_a_console_after_a_restart_and_a_reload(page, opened, 
     notebook.wait()
     insert.click()
     _wait_for(page, ("code", LOAD), ("code", ASK), *2 * [("code", "print(6 * 7)")])
+
+
+def test_of_two_notebooks_on_one_kernel_the_one_that_asked_gets_the_cell(page, lab, opened, scripted):
+    scripted(*_answers(CODE))
+    first = opened("first.ipynb", LOAD)
+    first.run(0)
+    second = first.on_same_kernel(lab.write("second.ipynb", [ASK]))
+    second.run(0)
+    second.cell(0).get_by_role("button", name="Insert cell").click()
+    _wait_for(page, ("code", ASK), ("code", "print(6 * 7)"))
+    page.evaluate("() => window.jupyterapp.commands.execute('application:activate-previous-tab')")
+    first.wait()
+    _wait_for(page, ("code", LOAD))
