@@ -63,8 +63,11 @@ def load(path: Path, digest: str, learning: Mapping[str, nn.Parameter], optimize
                 raise BadOption(
                     f"{path} belongs to a run with other data or settings.", "Give another out, or delete that file."
                 )
+            moved = set(file.keys())
             for name, weight in learning.items():
                 weight.data.copy_(_like(file.get_tensor(name), weight))
+                if f"step {name}" not in moved:  # data without sound move no projection of sound
+                    continue
                 kept = {part: file.get_tensor(f"{part} {name}") for part in ("step", "exp_avg", "exp_avg_sq")}
                 optimizer.state[weight] = {
                     part: value if part == "step" else _like(value, weight) for part, value in kept.items()
