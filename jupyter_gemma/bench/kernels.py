@@ -14,6 +14,7 @@ from torch import Tensor
 from jupyter_gemma.bench.report import Report, milliseconds, rounded
 from jupyter_gemma.bench.subject import Options
 from jupyter_gemma.bench.timing import Times, alternate, timed
+from jupyter_gemma.model.cache import stored
 from jupyter_gemma.model.ops import ATEN_INT4, PLAIN, PLAIN_OPS, Attending, Ops, Path, WeightKind, choose_ops
 from jupyter_gemma.model.quant import tiles_shape
 
@@ -86,7 +87,8 @@ def _cases(chosen: Options, fast: Ops) -> Iterator[Case]:
         yield _gelu(fast, count, inner)
     yield _softcap(fast, vocab)
     for kind, positions in (("sliding", 1024), ("full", 8192)):
-        yield _attend(chosen, fast, kind, positions)
+        for dtype in (fast.cache_dtype, torch.int8):
+            yield _attend(chosen, fast, kind, positions, dtype)
 
 
 def _products(fast: Ops, kind: WeightKind, shape: tuple[int, int], spread: int) -> Iterator[Case]:
@@ -127,18 +129,16 @@ def _softcap(fast: Ops, width: int) -> Case:
     return Case("softcap", f"1 x {width}", 2 * x.nbytes, 3 * x.numel(), _sides(fast, lambda ops: ops.softcap(x, 30.0)))
 
 
-def _attend(chosen: Options, fast: Ops, kind: str, positions: int) -> Case:
+def _attend(chosen: Options, fast: Ops, kind: str, positions: int, dtype: torch.dtype | None) -> Case:
     shape = chosen.config.attention[kind]
     query = torch.randn(1, shape.heads, shape.head_dim)
-    whole = torch.randn(shape.kv_heads, positions, shape.head_dim)
-    stored = whole if fast.cache_dtype is None else whole.to(fast.cache_dtype)
+    whole = torch.randn(2, shape.kv_heads, positions, shape.head_dim)
+    held = stored(whole, dtype)
     how = Attending(1, None, True, shape.window, 1.0)
-    sides = {
-        "fast": lambda: fast.attend(query, stored, stored, how),
-        "plain": lambda: PLAIN_OPS.attend(query, whole, whole, how),
-    }
+    sides = {"fast": lambda: fast.attend(query, *held, how), "plain": lambda: PLAIN_OPS.attend(query, *whole, how)}
     work = 4 * shape.heads * shape.head_dim * positions
-    return Case(f"{kind} attention", f"1 x {positions}", stored.nbytes, work, sides)
+    name = f"{kind} attention in {str(held.dtype).removeprefix('torch.')}"
+    return Case(name, f"1 x {positions}", held.nbytes, work, sides)
 
 
 def _sides(fast: Ops, call: Callable[[Ops], object]) -> dict[str, Callable[[], object]]:
