@@ -135,7 +135,10 @@ def _attend(chosen: Options, fast: Ops, kind: str, positions: int, dtype: torch.
     whole = torch.randn(2, shape.kv_heads, positions, shape.head_dim)
     held = stored(whole, dtype)
     how = Attending(1, None, True, shape.window, 1.0)
-    sides = {"fast": lambda: fast.attend(query, *held, how), "plain": lambda: PLAIN_OPS.attend(query, *whole, how)}
+    sides = {
+        "fast": lambda: fast.attend(query, held[0], held[1], how),
+        "plain": lambda: PLAIN_OPS.attend(query, whole[0], whole[1], how),
+    }
     work = 4 * shape.heads * shape.head_dim * positions
     name = f"{kind} attention in {str(held.dtype).removeprefix('torch.')}"
     return Case(name, f"1 x {positions}", held.nbytes, work, sides)
