@@ -9,6 +9,9 @@ import re
 from PIL import Image
 from playwright.sync_api import expect
 
+from jupyter_gemma.echo import Reply
+from jupyter_gemma.types import Chunk
+
 PLOT = """import matplotlib.pyplot as plt
 import numpy as np
 
@@ -47,6 +50,20 @@ def test_a_plot_is_explained_under_it_and_stays(opened, lab):
     again.cell(0).get_by_role("button", name="Move to a Markdown cell").click()
     expect(again.cell(1)).to_contain_text("This is a line chart")
     expect(again.cell(0).locator(".jp-OutputArea-child")).to_have_count(2)
+
+
+def test_an_answer_loads_nothing_where_it_goes(opened, scripted, lab):
+    address = f"{lab.url}leaked.png"
+    scripted(Reply((Chunk(text=f"**Up** ![x]({address}) <img src='{address}'>"), Chunk(finish="stop"))))
+    notebook = opened("leak.ipynb", PLOT)
+    asked: list[str] = []
+    notebook.page.on("request", lambda request: asked.append(request.url))
+    notebook.hover(notebook.run(0).nth(0), "Explain")
+    expect(notebook.cell(0).locator(".jg-OutputAnswer")).to_contain_text("Up")
+    notebook.cell(0).get_by_role("button", name="Move to a Markdown cell").click()
+    expect(notebook.cell(1).locator(".jp-MarkdownOutput strong")).to_have_text("Up")
+    assert any("gemma" in url for url in asked)
+    assert address not in asked
 
 
 def test_a_sound_is_transcribed_and_the_answer_removed(opened):
