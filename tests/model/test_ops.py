@@ -166,9 +166,11 @@ def test_softcap_agrees_with_torch(kernels, count: int) -> None:
     torch.testing.assert_close(ops.kernel_ops(kernels).softcap(scores.clone(), 30.0), expected, rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 3, 8, 9])
+@pytest.mark.parametrize("count", [1, 3, 8, 9, 40])
 @pytest.mark.parametrize("window", [None, 20])
-@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(16, 8, 64), (4, 1, 32), (4, 4, 16)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "width"), [(16, 8, 64), (4, 1, 32), (4, 4, 16), (40, 1, 16), (12, 1, 32)]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 def test_attention_agrees_with_torch(
     kernels, count: int, window: int | None, heads: int, kv_heads: int, width: int, dtype: torch.dtype
@@ -179,7 +181,7 @@ def test_attention_agrees_with_torch(
     visible = start + count - first
     query = torch.randn(count, heads, width, generator=generator)
     # Views into a larger buffer, as a cache gives them.
-    buffers = stored(torch.randn(2, kv_heads, 100, width, generator=generator), dtype)
+    buffers = stored(torch.randn(2, kv_heads, 130, width, generator=generator), dtype)
     keys, values = buffers[:, :, 5 : 5 + visible]
     how = ops.Attending(count, attention_mask(start, count, first, window), True, window, 0.3)
     actual = ops.kernel_ops(kernels).attend(query, keys, values, how)

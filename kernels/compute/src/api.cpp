@@ -120,6 +120,32 @@ void store(const jg::Attention& a, const jg::AttendRow& row) {
   }
 }
 
+// Some rows of one sequence and some heads of one kv head; how many scores they have.
+struct Piece {
+  int64_t row, rows, head, heads, scores;
+};
+
+// As many queries as share keys and values go together; but no fewer pieces than there are threads, if that can be.
+std::vector<Piece> cut(const jg::Attention& a, const jg::AttendRow* rows, int64_t count) {
+  const int64_t group = a.heads / a.kv_heads, threads = jg::thread_count(), most = jg::kMostVectors;
+  const int64_t splits = std::max((group + most - 1) / most, std::min(group, (threads - 1) / (count * a.kv_heads) + 1));
+  const int64_t together = most / ((group + splits - 1) / splits);
+  std::vector<Piece> pieces;
+  for (int64_t r = 0, n; r < count; r += n) {
+    int64_t first = rows[r].first, last = rows[r].last;
+    for (n = 1; r + n < count && n < together && rows[r + n].keys == rows[r].keys; n++) {
+      first = std::min(first, rows[r + n].first);
+      last = std::max(last, rows[r + n].last);
+    }
+    for (int64_t kv = 0; kv < a.kv_heads; kv++)
+      for (int64_t split = 0; split < splits; split++) {
+        const int64_t from = group * split / splits, to = group * (split + 1) / splits;
+        pieces.push_back({r, n, kv * group + from, to - from, n * (to - from) * (last - first + 1)});
+      }
+  }
+  return pieces;
+}
+
 // Splits [0, count) into pieces of a size that is worth handing to another thread.
 template <typename Piece>
 void for_pieces(int64_t count, const Piece& piece) {
@@ -176,21 +202,16 @@ JG_API void jg_gated_gelu(const float* gate, const float* up, float* out, int64_
 JG_API void jg_attend(const jg::AttendRow* rows, int64_t count, int64_t heads, int64_t kv_heads, int64_t width, int bits,
                       float scale) {
   const jg::Attention a = {heads, kv_heads, width, scale, bits == 8 ? jg::Stored::kInt8 : jg::Stored::kBf16};
+  jg::for_each(count, 16384 / (kv_heads * width) + 1, [=](int64_t r) { store(a, rows[r]); });
+  const std::vector<Piece> pieces = cut(a, rows, count);
   int64_t seen = 0;
-  for (int64_t r = 0; r < count; r++) {
-    store(a, rows[r]);
-    seen += rows[r].last - rows[r].first + 1;
-  }
-  // The heads of a group share keys and values; split a group only as far as there are threads without work.
-  const int64_t group = heads / kv_heads, tasks = count * kv_heads;
-  const int64_t splits = std::min<int64_t>(group, (jg::thread_count() + tasks - 1) / tasks);
-  // A piece is worth handing to another thread from about 65,000 values on.
-  jg::for_each(tasks * splits, 65536 * count / (seen * width) + 1, [&](int64_t piece) {
+  for (int64_t r = 0; r < count; r++) seen += rows[r].last - rows[r].first + 1;
+  // A run of pieces is worth handing to another thread from about 65,000 values on.
+  const int64_t values = seen * heads * width / int64_t(pieces.size()) + 1;
+  jg::for_each(int64_t(pieces.size()), 65536 / values + 1, [&](int64_t i) {
     static thread_local std::vector<float> scores;
-    const jg::AttendRow& row = rows[piece / splits / kv_heads];
-    const int64_t split = piece % splits, positions = row.last - row.first + 1;
-    const int64_t first = group * split / splits, last = group * (split + 1) / splits;
-    if (int64_t(scores.size()) < (last - first) * positions) scores.resize((last - first) * positions);
-    table()->attend(a, row, piece / splits % kv_heads * group + first, last - first, scores.data());
+    const Piece& piece = pieces[i];
+    if (int64_t(scores.size()) < piece.scores) scores.resize(piece.scores);
+    table()->attend(a, rows + piece.row, piece.rows, piece.head, piece.heads, scores.data());
   });
 }

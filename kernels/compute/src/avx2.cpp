@@ -10,7 +10,7 @@ namespace {
 struct Isa {
   static constexpr int kLanes = 8;
   static constexpr int kFewRows = 4, kManyRows = 4, kSums = 8;
-  static constexpr int kHeads = 2;
+  static constexpr int kQueries = 2;
   using Float = __m256;
 
   static Float zero() { return _mm256_setzero_ps(); }

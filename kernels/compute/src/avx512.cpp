@@ -10,7 +10,7 @@ namespace {
 struct Isa {
   static constexpr int kLanes = 16;
   static constexpr int kFewRows = 8, kManyRows = 6, kSums = 16;
-  static constexpr int kHeads = 4;
+  static constexpr int kQueries = 4;
   using Float = __m512;
 
   static Float zero() { return _mm512_setzero_ps(); }

@@ -16,6 +16,7 @@ constexpr int kTileRows = 16;
 constexpr int kGroup = 32;
 constexpr int kInt4Tile = 288;
 constexpr int kInt8Tile = 544;
+constexpr int kMostVectors = 32;  // queries that share one pass over keys and values
 
 // Activations [rows, columns] in int8 (Value = int8_t), or in int16 with every four of them in the order 0, 2, 1, 3;
 // for each group of 32 its scale and what its dot products start from: minus the sum of its values times what
@@ -70,8 +71,9 @@ struct Table {
   void (*softcap)(float* x, float cap, int64_t count);
   // out[i] = gelu_tanh(gate[i]) * up[i]
   void (*gated_gelu)(const float* gate, const float* up, float* out, int64_t count);
-  // Query heads head .. head + count - 1, which share one kv head; `scores` is scratch, count * positions floats.
-  void (*attend)(const Attention& a, const AttendRow& row, int64_t head, int64_t count, float* scores);
+  // Query heads head .. head + heads - 1, which share one kv head, of `count` rows that share one cache; count * heads
+  // is at most kMostVectors. `scores` is scratch: for each of them all positions that any row looks at.
+  void (*attend)(const Attention& a, const AttendRow* rows, int64_t count, int64_t head, int64_t heads, float* scores);
 };
 
 extern const Table portable_table;

@@ -4,7 +4,7 @@
 //   kLanes                     outputs in one vector; a tile of 16 rows is 16 / kLanes parts
 //   kFewRows, kManyRows        rows of activations that share one pass over tiles: where there are no more, and else
 //   kSums                      vectors of sums that its registers hold beside all else
-//   kHeads                     query heads that share one pass over keys and values
+//   kQueries                   queries that share what is read of keys and values, at least 2
 //   Float                      vector of kLanes float32
 //   zero(), set(f), load_floats(p), store(p, v), add, mul, div, fma(a, b, c) = a * b + c, sum(v), exp(v)
 //   half(p), bf16(p), int8(p)  read kLanes fp16 / bf16 / int8
@@ -280,22 +280,23 @@ struct Scaled {
   }
 };
 
-// The heads that one kv head serves, over their whole cache; scores are [heads, positions].
+// Queries that look at one kv head of one cache.
 struct Look {
-  const float* query;
+  const float* query[jg::kMostVectors];
+  float* scores[jg::kMostVectors];  // [positions]
+  float* out[jg::kMostVectors];
   const uint8_t *keys, *values;
-  float *scores, *out;
   int64_t width, positions;
   float scale;
 };
 
-// Scores of heads h .. h + H - 1 at positions p .. p + P - 1: each vector that is read serves all of them.
-template <typename Row, int H, int P>
-void score(const Look& a, int64_t h, int64_t p) {
+// Scores of queries q .. q + Q - 1 at positions p .. p + P - 1: each vector that is read serves all of them.
+template <typename Row, int Q, int P>
+void score(const Look& a, int64_t q, int64_t p) {
   const int64_t bytes = Row::bytes(a.width);
-  Isa::Float sums[H][P];
+  Isa::Float sums[Q][P];
   JG_UNROLL
-  for (int m = 0; m < H; m++) {
+  for (int m = 0; m < Q; m++) {
     JG_UNROLL
     for (int n = 0; n < P; n++) sums[m][n] = Isa::zero();
   }
@@ -304,36 +305,36 @@ void score(const Look& a, int64_t h, int64_t p) {
     JG_UNROLL
     for (int n = 0; n < P; n++) keys[n] = Row::load(a.keys + (p + n) * bytes, i);
     JG_UNROLL
-    for (int m = 0; m < H; m++) {
-      const Isa::Float query = Isa::load_floats(a.query + (h + m) * a.width + i);
+    for (int m = 0; m < Q; m++) {
+      const Isa::Float query = Isa::load_floats(a.query[q + m] + i);
       JG_UNROLL
       for (int n = 0; n < P; n++) sums[m][n] = Isa::fma(query, keys[n], sums[m][n]);
     }
   }
   for (int n = 0; n < P; n++) {
     const float scale = a.scale * Row::scale(a.keys + (p + n) * bytes, a.width);
-    for (int m = 0; m < H; m++) a.scores[(h + m) * a.positions + p + n] = scale * Isa::sum(sums[m][n]);
+    for (int m = 0; m < Q; m++) a.scores[q + m][p + n] = scale * Isa::sum(sums[m][n]);
   }
 }
 
-// Adds the values of positions p .. p + P - 1, weighted for heads h .. h + H - 1.
-template <typename Row, int H, int P>
-void mix(const Look& a, int64_t h, int64_t p) {
+// Adds the values of positions p .. p + P - 1 to what queries q .. q + Q - 1 get, by their weights.
+template <typename Row, int Q, int P>
+void mix(const Look& a, int64_t q, int64_t p) {
   const int64_t bytes = Row::bytes(a.width);
-  Isa::Float weights[H][P];
+  Isa::Float weights[Q][P];
   JG_UNROLL
   for (int n = 0; n < P; n++) {
     const float scale = Row::scale(a.values + (p + n) * bytes, a.width);
     JG_UNROLL
-    for (int m = 0; m < H; m++) weights[m][n] = Isa::set(scale * a.scores[(h + m) * a.positions + p + n]);
+    for (int m = 0; m < Q; m++) weights[m][n] = Isa::set(scale * a.scores[q + m][p + n]);
   }
   for (int64_t i = 0; i < a.width; i += Isa::kLanes) {
     Isa::Float values[P];
     JG_UNROLL
     for (int n = 0; n < P; n++) values[n] = Row::load(a.values + (p + n) * bytes, i);
     JG_UNROLL
-    for (int m = 0; m < H; m++) {
-      float* out = a.out + (h + m) * a.width + i;
+    for (int m = 0; m < Q; m++) {
+      float* out = a.out[q + m] + i;
       Isa::Float sum = Isa::load_floats(out);
       JG_UNROLL
       for (int n = 0; n < P; n++) sum = Isa::fma(weights[m][n], values[n], sum);
@@ -342,39 +343,72 @@ void mix(const Look& a, int64_t h, int64_t p) {
   }
 }
 
-// Both for P positions and all heads, kHeads at a time.
-template <typename Row, int P>
-void score_heads(const Look& a, int64_t heads, int64_t p) {
-  int64_t h = 0;
-  for (; h + Isa::kHeads <= heads; h += Isa::kHeads) score<Row, Isa::kHeads, P>(a, h, p);
-  for (; h < heads; h++) score<Row, 1, P>(a, h, p);
-}
-
-template <typename Row, int P>
-void mix_heads(const Look& a, int64_t heads, int64_t p) {
-  int64_t h = 0;
-  for (; h + Isa::kHeads <= heads; h += Isa::kHeads) mix<Row, Isa::kHeads, P>(a, h, p);
-  for (; h < heads; h++) mix<Row, 1, P>(a, h, p);
-}
-
-// Scores of all positions, softmax, then the weighted sum of values; each key and value is read once for all heads.
 template <typename Row>
-void look(const Look& a, int64_t heads) {
-  int64_t p = 0;
-  for (; p + 4 <= a.positions; p += 4) score_heads<Row, 4>(a, heads, p);
-  for (; p < a.positions; p++) score_heads<Row, 1>(a, heads, p);
-  for (int64_t h = 0; h < heads; h++) softmax(a.scores + h * a.positions, a.positions);
-  for (int64_t i = 0; i < heads * a.width; i++) a.out[i] = 0;
-  for (p = 0; p + 4 <= a.positions; p += 4) mix_heads<Row, 4>(a, heads, p);
-  for (; p < a.positions; p++) mix_heads<Row, 1>(a, heads, p);
+struct Score {
+  template <int Q, int P>
+  static void run(const Look& a, int64_t q, int64_t p) {
+    score<Row, Q, P>(a, q, p);
+  }
+};
+
+template <typename Row>
+struct Mix {
+  template <int Q, int P>
+  static void run(const Look& a, int64_t q, int64_t p) {
+    mix<Row, Q, P>(a, q, p);
+  }
+};
+
+// One of both for queries q .. q + Q - 1 and positions from .. to - 1.
+template <typename Step, int Q>
+void along(const Look& a, int64_t q, int64_t from, int64_t to) {
+  int64_t p = from;
+  for (; p + 4 <= to; p += 4) Step::template run<Q, 4>(a, q, p);
+  for (; p < to; p++) Step::template run<Q, 1>(a, q, p);
 }
 
-void attend(const jg::Attention& shape, const jg::AttendRow& row, int64_t head, int64_t count, float* scores) {
-  const int64_t from = head / (shape.heads / shape.kv_heads) * row.head_stride +
-                       row.first * jg::stored_bytes(shape.stored, shape.width);
-  const Look a = {row.query + head * shape.width, row.keys + from, row.values + from, scores,
-                  row.out + head * shape.width, shape.width, row.last - row.first + 1, shape.scale};
-  shape.stored == jg::Stored::kBf16 ? look<Bf16>(a, count) : look<Scaled>(a, count);
+// One of both for all; some positions at a time, whose keys or values stay in the cache while all queries use them.
+template <typename Step>
+void across(const Look& a, int64_t queries) {
+  constexpr int64_t kPositions = 64;
+  for (int64_t from = 0; from < a.positions; from += kPositions) {
+    const int64_t to = from + kPositions < a.positions ? from + kPositions : a.positions;
+    int64_t q = 0;
+    for (; q + Isa::kQueries <= queries; q += Isa::kQueries) along<Step, Isa::kQueries>(a, q, from, to);
+    for (; q + 2 <= queries; q += 2) along<Step, 2>(a, q, from, to);
+    if (q < queries) along<Step, 1>(a, q, from, to);
+  }
+}
+
+// Scores of all positions, softmax over those that a row looks at, then the weighted sum of values.
+void attend(const jg::Attention& shape, const jg::AttendRow* rows, int64_t count, int64_t head, int64_t heads,
+            float* scores) {
+  int64_t first = rows[0].first, last = rows[0].last;
+  for (int64_t r = 1; r < count; r++) {
+    first = rows[r].first < first ? rows[r].first : first;
+    last = rows[r].last > last ? rows[r].last : last;
+  }
+  const int64_t from = head / (shape.heads / shape.kv_heads) * rows[0].head_stride +
+                       first * jg::stored_bytes(shape.stored, shape.width);
+  Look a;
+  a.keys = rows[0].keys + from, a.values = rows[0].values + from;
+  a.width = shape.width, a.positions = last - first + 1, a.scale = shape.scale;
+  for (int64_t q = 0; q < count * heads; q++) {
+    const int64_t at = (head + q % heads) * shape.width;
+    a.query[q] = rows[q / heads].query + at;
+    a.out[q] = rows[q / heads].out + at;
+    a.scores[q] = scores + q * a.positions;
+  }
+  const bool bf16 = shape.stored == jg::Stored::kBf16;
+  bf16 ? across<Score<Bf16>>(a, count * heads) : across<Score<Scaled>>(a, count * heads);
+  for (int64_t q = 0; q < count * heads; q++) {
+    const int64_t begin = rows[q / heads].first - first, end = rows[q / heads].last - first + 1;
+    for (int64_t p = 0; p < begin; p++) a.scores[q][p] = 0;
+    softmax(a.scores[q] + begin, end - begin);
+    for (int64_t p = end; p < a.positions; p++) a.scores[q][p] = 0;
+    for (int64_t i = 0; i < a.width; i++) a.out[q][i] = 0;
+  }
+  bf16 ? across<Mix<Bf16>>(a, count * heads) : across<Mix<Scaled>>(a, count * heads);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace {
 struct Isa {
   static constexpr int kLanes = 4;
   static constexpr int kFewRows = 4, kManyRows = 4, kSums = 0;
-  static constexpr int kHeads = 4;
+  static constexpr int kQueries = 4;
   using Float = float32x4_t;
 
   static Float zero() { return vdupq_n_f32(0); }

@@ -9,7 +9,7 @@ namespace {
 struct Isa {
   static constexpr int kLanes = 4;
   static constexpr int kFewRows = 4, kManyRows = 4, kSums = 0;
-  static constexpr int kHeads = 2;
+  static constexpr int kQueries = 2;
   struct Float {
     float v[4];
   };
