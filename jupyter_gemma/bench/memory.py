@@ -14,6 +14,7 @@ from jupyter_gemma.bench.report import Report, rounded
 from jupyter_gemma.bench.subject import CHUNK, Options, Subject, packed_folder
 from jupyter_gemma.errors import GemmaError
 from jupyter_gemma.model.decoder import Prompt, SoftTokens
+from jupyter_gemma.model.placement import release_freed_memory
 from jupyter_gemma.model.random import random_prompt
 
 _CONTEXT, _PROMPT = 8192, 2000
@@ -49,6 +50,7 @@ def _measure(folder: Path) -> dict[str, float]:
     start = time.perf_counter()
     for prompt in _chunks(subject):
         subject.read(prompt, cache)
+        release_freed_memory()
     return {
         "seconds": time.perf_counter() - start,
         "peak": _peak(),

@@ -27,6 +27,7 @@ from jupyter_gemma.engine.sequence import Sequence
 from jupyter_gemma.errors import GemmaError, ModelError, OutOfMemory, ServerBusy, ServerError
 from jupyter_gemma.model.cache import SequenceCache, cache_bytes
 from jupyter_gemma.model.decoder import Gemma, Prompt, SoftTokens, Span
+from jupyter_gemma.model.placement import release_freed_memory
 from jupyter_gemma.types import EngineStatus
 
 logger = logging.getLogger(__name__)
@@ -228,8 +229,10 @@ class Scheduler:
         self._totals["steps"] += 1
         with self._ending([sequence for sequence, _ in work]):
             scored = forward(self._model, work)
-            if reading is not None and reading.pending:
-                reading.report("reading", reading.computed, reading.length)
+            if reading is not None:
+                release_freed_memory()
+                if reading.pending:
+                    reading.report("reading", reading.computed, reading.length)
             for sequence, states, scores in scored:
                 self._write(sequence, states, scores)
         return True

@@ -149,3 +149,15 @@ def test_device_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadOption, match="no mps device"):
         choose_device("mps")
     assert (float_dtype("cpu"), float_dtype("cuda")) == (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.skipif(placement._malloc_trim() is None, reason="needs the C library of Linux")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    blocks = [torch.ones(12_000) for _ in range(2000)]  # 96 MB, each too small to be a mapping of its own
+    del blocks[:-1]  # the last one keeps the others from being cut off the end of the heap
+    before = resident()
+    placement.release_freed_memory()
+    assert before - resident() > 50_000_000
