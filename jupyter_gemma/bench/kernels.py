@@ -134,7 +134,7 @@ def _attend(chosen: Options, fast: Ops, kind: str, positions: int, dtype: torch.
     query = torch.randn(1, shape.heads, shape.head_dim)
     whole = torch.randn(2, shape.kv_heads, positions, shape.head_dim)
     held = stored(whole, dtype)
-    how = Attending(1, None, True, shape.window, 1.0)
+    how = Attending(1, None, None, shape.window, 1.0)
     sides = {
         "fast": lambda: fast.attend(query, held[0], held[1], how),
         "plain": lambda: PLAIN_OPS.attend(query, whole[0], whole[1], how),

@@ -20,7 +20,7 @@ from jupyter_gemma.model.adapter import Routing
 from jupyter_gemma.model.cache import SequenceCache
 from jupyter_gemma.model.config import AttentionConfig, ModelConfig
 from jupyter_gemma.model.embedders import VisionEmbedder, audio_projection, vision_projection
-from jupyter_gemma.model.masks import attention_mask
+from jupyter_gemma.model.masks import attention_mask, looks_ahead
 from jupyter_gemma.model.ops import WeightKind
 from jupyter_gemma.model.quant import QuantLinear, embedding, linear
 
@@ -287,7 +287,8 @@ class Gemma(nn.Module):
             blocks = span.blocks if self.config.bidirectional_images and shape.window is not None else None
             mask = attention_mask(start, span.count, first, shape.window, blocks)
             mask = None if mask is None else mask.to(like.device)
-            attending.append(ops.Attending(span.count, mask, blocks is None, shape.window, scale))
+            ahead = None if blocks is None else looks_ahead(blocks)
+            attending.append(ops.Attending(span.count, mask, ahead, shape.window, scale))
         return Rows(cos, sin, tuple(attending))
 
     def logits(self, hidden: Tensor) -> Tensor:

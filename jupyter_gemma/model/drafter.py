@@ -34,7 +34,7 @@ class SharedAttention(nn.Module):
         super().__init__()
         self.shape = shape = config.layer(index)
         self.ops = ops.PLAIN_OPS
-        self.how = ops.Attending(1, mask=None, causal=True, window=None, scale=config.attention_scale)
+        self.how = ops.Attending(1, mask=None, ahead=None, window=None, scale=config.attention_scale)
         self.source = last_layer(target, config.layers[index])
         # transformers counts the window from the last key, not from the query, and includes both of its ends.
         self.reach = None if shape.window is None else shape.window + 1

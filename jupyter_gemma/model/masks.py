@@ -40,3 +40,14 @@ def attention_mask(
         same = (blocks.unsqueeze(1) == blocks.unsqueeze(0)) & (blocks >= 0)
         mask[:, keys - count :] |= same
     return mask & (key > query - window)
+
+
+def looks_ahead(blocks: Tensor) -> tuple[int, ...]:
+    """How many of the queries after it each query sees on a sliding layer: the rest of its picture.
+
+    Args:
+        blocks: int64 [count], as for :func:`attention_mask`.
+    """
+    numbers = blocks.tolist()
+    last = {block: place for place, block in enumerate(numbers)}
+    return tuple(0 if block < 0 else last[block] - place for place, block in enumerate(numbers))

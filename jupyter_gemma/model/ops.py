@@ -32,7 +32,7 @@ _INT8_VECTORS = 8
 _FEW_ROWS = 8
 _WIDE = ("avx512-vnni", "avx2")
 # Numbers that describe a row to the attention kernel: AttendRow in kernels.h.
-_ROW = 9
+_ROW = 10
 
 # Values of W expanded to float at a time: 16 MB of float32 stays near the cache and bounds memory.
 _PANEL_VALUES = 4 << 20
@@ -55,12 +55,13 @@ class Path:
 class Attending:
     """Who looks at whom, see ``masks``: ``mask`` bool [n, visible], None where all keys are allowed.
 
-    ``count``: of the queries. ``causal``: the mask is nothing but causality and ``window``. ``scale``: of the scores.
+    ``count``: of the queries. ``ahead`` [n]: how many of the queries after it each one sees; None: none. That and
+    ``window`` say what the mask says. ``scale``: of the scores.
     """
 
     count: int
     mask: Tensor | None
-    causal: bool
+    ahead: Sequence[int] | None
     window: int | None
     scale: float
 
@@ -301,7 +302,7 @@ def kernel_ops(kernels: Any) -> Ops:
 
 
 class _KernelAttention:
-    """Attention of all sequences of a layer in one call; pictures, whose rows look ahead, are left to plain torch."""
+    """Attention of all sequences of a layer in one call."""
 
     def __init__(self, kernels: Any) -> None:
         self.kernels = kernels
@@ -315,8 +316,8 @@ class _KernelAttention:
         out = torch.empty_like(query)
         rows = array("q")
         for row in range(how.count):
-            last = keys.shape[1] - how.count + row
-            rows.extend((query[row].data_ptr(), 0, 0, out[row].data_ptr(), *_place(keys, values, last, how.window)))
+            rows.extend((query[row].data_ptr(), 0, 0, out[row].data_ptr()))
+            rows.extend(_place(keys, values, keys.shape[1] - how.count, row, how))
         self._run(rows, query, keys, how.scale)
         return out
 
@@ -333,7 +334,7 @@ class _KernelAttention:
                 keys, values = cache.extend(like, how.count)
                 for row in range(how.count):
                     rows.extend(address + (start + row) * size for address, size in new)
-                    rows.extend(_place(keys, values, cache.size - how.count + row, how.window))
+                    rows.extend(_place(keys, values, cache.size - how.count, row, how))
             else:
                 part = slice(start, start + how.count)
                 seen = cache.append(like[:, part], value[part].transpose(0, 1))
@@ -345,7 +346,7 @@ class _KernelAttention:
 
     def _fits(self, how: Attending, width: int, dtype: torch.dtype | None) -> bool:
         few = self.most is None or how.count <= self.most
-        return few and how.causal and dtype in (torch.bfloat16, torch.int8) and width % TILE_ROWS == 0
+        return few and dtype in (torch.bfloat16, torch.int8) and width % TILE_ROWS == 0
 
     def _run(self, rows: array[int], query: Tensor, keys: Tensor, scale: float) -> None:
         """``keys``: of one of the caches, which are all of a kind."""
@@ -354,10 +355,12 @@ class _KernelAttention:
         self.kernels.attend(address, numbers // _ROW, heads, keys.shape[0], width, 8 * keys.itemsize, scale)
 
 
-def _place(keys: Tensor, values: Tensor, last: int, window: int | None) -> tuple[int, int, int, int, int]:
-    """Where a row looks, as ``AttendRow`` in ``kernels.h`` has it: up to position ``last`` of the buffers."""
-    first = 0 if window is None else max(0, last - window + 1)
-    return keys.data_ptr(), values.data_ptr(), keys.stride(0) * keys.itemsize, first, last
+def _place(keys: Tensor, values: Tensor, start: int, row: int, how: Attending) -> tuple[int, ...]:
+    """Where a row stands and looks, as ``AttendRow`` in ``kernels.h`` has it; row 0 is at ``start`` of the buffers."""
+    place = start + row
+    first = 0 if how.window is None else max(0, place - how.window + 1)
+    last = place if how.ahead is None else place + how.ahead[row]
+    return keys.data_ptr(), values.data_ptr(), keys.stride(0) * keys.itemsize, place, first, last
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -9,7 +9,7 @@ import torch
 
 from jupyter_gemma.model import ops
 from jupyter_gemma.model.cache import LayerCache, stored
-from jupyter_gemma.model.masks import attention_mask
+from jupyter_gemma.model.masks import attention_mask, looks_ahead
 from jupyter_gemma.model.quant import dequantize, quantize
 
 SHAPES = [(16, 32), (48, 96), (80, 416), (2048, 4096)]
@@ -183,7 +183,7 @@ def test_attention_agrees_with_torch(
     # Views into a larger buffer, as a cache gives them.
     buffers = stored(torch.randn(2, kv_heads, 130, width, generator=generator), dtype)
     keys, values = buffers[:, :, 5 : 5 + visible]
-    how = ops.Attending(count, attention_mask(start, count, first, window), True, window, 0.3)
+    how = ops.Attending(count, attention_mask(start, count, first, window), None, window, 0.3)
     actual = ops.kernel_ops(kernels).attend(query, keys, values, how)
     torch.testing.assert_close(actual, ops.PLAIN_OPS.attend(query, keys, values, how), rtol=1e-5, atol=1e-5)
 
@@ -195,8 +195,9 @@ def test_a_step_of_several_sequences_agrees_with_torch(
     kernels, window: int | None, heads: int, kv_heads: int, width: int, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    counts, lengths = (1, 3, 12, 1, 2), (0, 57, 5, 300, 33)  # new positions of each sequence, and those before
-    blocks = (None, None, None, None, torch.zeros(2, dtype=torch.int64))  # the last one is a picture
+    counts, lengths = (1, 3, 12, 1, 40), (0, 57, 5, 300, 33)  # new positions of each sequence, and those before
+    pictures = torch.tensor([-1] * 2 + [0] * 25 + [1] * 5 + [-1] * 8)  # one is longer than the window
+    blocks = (None, None, None, None, None if window is None else pictures)
     caches = [[LayerCache(window, 8, dtype) for _ in counts] for _ in range(2)]
     attending = []
     for count, length, block, *pair in zip(counts, lengths, blocks, *caches, strict=True):
@@ -205,7 +206,8 @@ def test_a_step_of_several_sequences_agrees_with_torch(
             cache.append(*past)
         first = length - (pair[0].visible(count) - count)
         mask = attention_mask(length, count, first, window, block)
-        attending.append(ops.Attending(count, mask, block is None, window, 0.3))
+        ahead = None if block is None else looks_ahead(block)
+        attending.append(ops.Attending(count, mask, ahead, window, 0.3))
     query = torch.randn(sum(counts), heads, width, generator=generator)
     key, value = torch.randn(2, sum(counts), kv_heads, width, generator=generator)
     sides = (ops.kernel_ops(kernels), ops.PLAIN_OPS)

@@ -114,7 +114,7 @@ void store_row(jg::Stored stored, const float* x, int64_t width, uint8_t* to) {
 void store(const jg::Attention& a, const jg::AttendRow& row) {
   if (!row.key) return;
   for (int64_t h = 0; h < a.kv_heads; h++) {
-    const int64_t to = h * row.head_stride + row.last * jg::stored_bytes(a.stored, a.width);
+    const int64_t to = h * row.head_stride + row.place * jg::stored_bytes(a.stored, a.width);
     store_row(a.stored, row.key + h * a.width, a.width, row.keys + to);
     store_row(a.stored, row.value + h * a.width, a.width, row.values + to);
   }

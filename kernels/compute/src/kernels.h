@@ -32,12 +32,12 @@ struct Activations {
 // A new token of one sequence in one layer, and the cache that it looks at.
 struct AttendRow {
   const float* query;  // [heads, width]
-  const float* key;    // [kv_heads, width]: to be stored as the last position; null where it is there already
+  const float* key;    // [kv_heads, width]: to be stored at position `place`; null where it is there already
   const float* value;  // like key
   float* out;          // [heads, width]
   uint8_t* keys;       // kv head h begins at h * head_stride bytes and holds [positions, width], see Stored
   uint8_t* values;     // like keys
-  int64_t head_stride, first, last;  // the token looks at the positions first .. last
+  int64_t head_stride, place, first, last;  // the token looks at the positions first .. last
 };
 
 // How a cache stores the `width` values of a position and head: in bf16, or in int8 with their scale, a float32, behind.
