@@ -108,7 +108,9 @@ def test_what_is_imported_is_declared(metadata: Message) -> None:
     declared = {normal(re.match(r"[\w.-]+", line)[0]) for line in required}
     providers = packages_distributions()
     for name in third_party():
-        assert {normal(provider) for provider in providers[name]} & declared, f"{name} is imported but not declared"
+        # Python 3.10 does not know the provider of every module: then it must be called the same.
+        found = {normal(provider) for provider in providers.get(name, [name])}
+        assert found & declared, f"{name} is imported but not declared"
 
 
 def test_constraints_pin_what_is_declared_heavy() -> None:

@@ -3,6 +3,7 @@
 import re
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -259,6 +260,7 @@ def test_verify_needs_an_answer(run):
 def test_commands_that_cannot(run, client, monkeypatch, line, words):
     for name in ("last_exc", "last_value"):
         monkeypatch.delattr(sys, name, raising=False)
+    plt.close("all")
     with pytest.raises(UsageError, match=words):
         run(f"%gemma {line}")
     assert client.requests == []
