@@ -30,6 +30,8 @@ COLORS = {
     "pink": ("#e377c2", "#da8bc3", "hotpink", "deeppink"),
     "gray": ("#7f7f7f", "#8c8c8c", "gray", "dimgray"),
     "cyan": ("#17becf", "#64b5cd", "darkturquoise", "deepskyblue"),
+    "yellow": ("gold", "#e6c700", "#f0d000", "yellow"),
+    "black": ("black", "#202020"),
 }
 THINGS = (
     *("sales", "revenue", "temperature", "rainfall", "population", "speed", "price", "profit", "cost", "traffic"),
@@ -43,6 +45,7 @@ NAMES = (
     ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Hol"),
     ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug"),
     ("2016", "2017", "2018", "2019", "2020", "2021", "2022", "2023"),
+    ("Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q7", "Q8"),
 )
 STYLES = (
     *("default", "default", "default", "bmh", "fivethirtyeight", "seaborn-v0_8", "seaborn-v0_8-whitegrid", "classic"),
@@ -83,20 +86,38 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Hand:
-    """Who draws one figure: the axes, chance, and the size of its numbers."""
+    """Who draws one figure: the axes, chance, the size of its numbers, and whether its ground is dark."""
 
     axes: Axes
     rng: Generator
     scale: float
+    dark: bool = False
 
     def pick(self, *choices: str) -> str:
         """One of the words."""
         return choices[self.rng.integers(len(choices))]
 
+    def pick_number(self, *choices: float) -> float:
+        """One of the numbers."""
+        return float(self.rng.choice(choices))
+
+    def often(self, chance: float) -> bool:
+        """True in so great a share of all cases."""
+        return bool(self.rng.random() < chance)
+
     def colors(self, count: int) -> dict[str, str]:
-        """So many colours by name."""
-        names = [str(name) for name in self.rng.permutation(list(COLORS))[:count]]
-        return {name: self.pick(*COLORS[name]) for name in names}
+        """So many colours by name; none that the ground has."""
+        names = [str(name) for name in self.rng.permutation(list(COLORS)) if not (self.dark and name == "black")]
+        return {name: self.pick(*COLORS[name]) for name in names[:count]}
+
+    def alpha(self) -> float:
+        """How much hides what is behind."""
+        return self.pick_number(1, 1, 0.8, 0.6)
+
+    def legend(self, chance: float, names: int) -> None:
+        """Perhaps a legend that calls what was drawn by any names."""
+        if self.often(chance):
+            self.axes.legend([self.pick(*THINGS) for _ in range(names)], loc="best")
 
     def apart(self, count: int, low: float, gap: float) -> Values:
         """Values in [low, 1] whose two greatest, and two smallest, differ by ``gap``."""
@@ -111,15 +132,24 @@ def line(hand: Hand) -> str:
     """One to four lines, each with a shape of its own."""
     rng = hand.rng
     count = int(rng.choice((1, 1, 1, 2, 2, 3, 4)))
-    x = np.linspace(0, 1, int(rng.choice((12, 20, 40, 80))))
-    noise, marker = float(rng.choice((0, 0.02, 0.04))), str(rng.choice(("", "", "o", "s", "^")))
+    x = np.linspace(0, 1, int(rng.choice((6, 8, 12, 20, 40, 80))))
+    wide, begin, noise = (
+        hand.pick_number(1, 10, 100, 365),
+        hand.pick_number(0, 0, 2000),
+        hand.pick_number(0, 0.02, 0.04, 0.07),
+    )
+    marker = str(rng.choice(("", "", "", "o", "s", "^", ".")))
     said = []
     for name, color in sorted(hand.colors(count).items()):
         shape = hand.pick(*(SHAPES if len(x) >= 40 else [s for s in SHAPES if "pattern" not in s]))
         y = SHAPES[shape](x, rng.random(), rng.random()) + rng.normal(0, noise, len(x)) + rng.uniform(-0.5, 0.5)
-        style = str(rng.choice(("-", "-", "-", "--", ":")))
-        hand.axes.plot(x * 100, y * hand.scale, style, color=color, lw=rng.uniform(1, 2.8), marker=marker, ms=4)
+        style, width = str(rng.choice(("-", "-", "-", "-", "--", ":", "-."))), rng.uniform(1, 2.8)
+        hand.axes.plot(
+            begin + x * wide, y * hand.scale, style, color=color, lw=width, marker=marker, ms=rng.uniform(2.5, 5)
+        )
         said.append(f"The {name} line {shape}." if count > 1 else f"The line {shape}.")
+    if count > 1:
+        hand.legend(0.6, count)
     if "stays flat" in " ".join(said):
         _give_room(hand.axes, hand.scale)
     named = f"one {name} line" if count == 1 else f"{COUNTS[count]} lines"
@@ -139,7 +169,10 @@ def area(hand: Hand) -> str:
     shape = hand.pick(*(shape for shape in SHAPES if shape != "stays flat"))
     y = SHAPES[shape](x, hand.rng.random(), hand.rng.random())
     ((name, color),) = hand.colors(1).items()
-    hand.axes.fill_between(x * 100, 0, (y - y.min() + 0.15) * hand.scale, color=color, alpha=hand.rng.uniform(0.4, 0.9))
+    y = (y - y.min() + 0.15) * hand.scale
+    hand.axes.fill_between(x * 100, 0, y, color=color, alpha=hand.rng.uniform(0.4, 0.9))
+    if hand.often(0.4):
+        hand.axes.plot(x * 100, y, color=color, lw=hand.rng.uniform(1, 2.8))
     return f"This is an area chart in {name}. The value {shape}."
 
 
@@ -153,6 +186,8 @@ def bars(hand: Hand) -> str:
     names = NAMES[rng.integers(len(NAMES))][:count]
     draw = hand.axes.barh if lying else hand.axes.bar
     draw(names, values * hand.scale, rng.uniform(0.5, 0.9), color=colors, edgecolor=str(rng.choice(("none", "black"))))
+    if not lying:
+        hand.axes.tick_params(axis="x", rotation=hand.pick_number(0, 0, 30, 45))
     side = "from the bottom" if lying else "from the left"
     kind = f"This is a {'horizontal' if lying else 'vertical'} bar chart with {COUNTS[count]} bars."
     if order != "none":
@@ -171,6 +206,7 @@ def stacked_bars(hand: Hand) -> str:
         height = total * shares[:, part] * hand.scale
         hand.axes.bar(NAMES[0][:count], height, 0.7, bottom=base, color=color)
         base += height
+    hand.legend(0.5, len(colors))
     parts = f"{COUNTS[count]} bars and {COUNTS[len(colors)]} parts in {' and '.join(sorted(colors))}"
     return (
         f"This is a stacked bar chart with {parts}. The tallest bar is the {ORDER[int(total.argmax())]} from the left."
@@ -185,13 +221,16 @@ def grouped_bars(hand: Hand) -> str:
         height = hand.rng.uniform(0.2, 0.6, count) + (0.3 if place == best else 0)
         hand.axes.bar(np.arange(count) + place * width, height * hand.scale, width, color=color)
     hand.axes.set_xticks(np.arange(count) + 0.4 - width / 2, NAMES[0][:count])
+    hand.legend(0.5, len(colors))
     kind = f"This is a grouped bar chart with {COUNTS[count]} groups and {COUNTS[len(colors)]} series."
     return f"{kind} The {list(colors)[best]} bars are the tallest overall."
 
 
 def scatter(hand: Hand) -> str:
-    """Points with a trend, a curve, or none."""
+    """Points with a trend, a curve, or none; or in groups apart."""
     rng = hand.rng
+    if hand.often(0.2):
+        return _groups(hand)
     correlation = {"a strong positive": 0.97, "a strong negative": -0.97, "a weak positive": 0.72}
     correlation |= {"a weak negative": -0.72, "no clear": 0.0}
     form = hand.pick(*correlation, "a U-shaped", "a hill-shaped")
@@ -201,14 +240,31 @@ def scatter(hand: Hand) -> str:
     else:
         y = (2 * x**2 - 1) * (1 if "U" in form else -1) + rng.normal(0, 0.15, len(x))
     ((name, color),) = hand.colors(1).items()
-    hand.axes.scatter(x * 10, y * hand.scale, s=rng.uniform(4, 30), marker=str(rng.choice(list("oos^x"))), color=color)
+    size, marker = rng.uniform(4, 30), str(rng.choice(list("ooos^x.")))
+    hand.axes.scatter(x * 10, y * hand.scale, s=size, marker=marker, color=color, alpha=hand.alpha())
     what = "pattern" if "shaped" in form else "trend"
     return f"This is a scatter plot of {name} points with {form} {what}."
 
 
+def _groups(hand: Hand) -> str:
+    """Two to four heaps of points, in one colour or each in its own."""
+    rng, count = hand.rng, int(hand.rng.integers(2, 5))
+    colors = list(hand.colors(1 if hand.often(0.4) else count).values())
+    centers: list[Values] = []
+    while len(centers) < count:
+        center = rng.random(2)
+        if all(np.square(center - other).sum() > 0.16 for other in centers):
+            centers.append(center)
+    size, marker, points = rng.uniform(4, 30), str(rng.choice(list("ooos^x."))), int(rng.choice((30, 60, 100, 200)))
+    for place, center in enumerate(centers):
+        x, y = hand.scale * (center + rng.normal(0, 0.06, (points // count + 5, 2))).T
+        hand.axes.scatter(x, y, s=size, marker=marker, color=colors[place % len(colors)], alpha=hand.alpha())
+    return f"This is a scatter plot with {COUNTS[count]} separate groups of points."
+
+
 def histogram(hand: Hand) -> str:
     """Bell, skew, uniform, or two peaks."""
-    rng, count = hand.rng, int(hand.rng.choice((1000, 3000)))
+    rng, count = hand.rng, int(hand.rng.choice((500, 1000, 3000)))
     form = hand.pick("bell-shaped", "skewed to the right", "skewed to the left", "roughly uniform", "two peaks")
     values = {
         "bell-shaped": rng.normal(0, 1, count),
@@ -222,7 +278,8 @@ def histogram(hand: Hand) -> str:
     if rng.random() < 0.5:
         sns.histplot(values * hand.scale, bins=bins, color=color, edgecolor=edge, alpha=1.0, ax=hand.axes)
     else:
-        hand.axes.hist(values * hand.scale, bins=bins, color=color, edgecolor=edge)
+        kind = hand.pick("bar", "bar", "stepfilled")
+        hand.axes.hist(values * hand.scale, bins=bins, color=color, edgecolor=edge, alpha=hand.alpha(), histtype=kind)
     return f"This is a {name} histogram. The distribution {'has' if form == 'two peaks' else 'is'} {form}."
 
 
@@ -236,7 +293,11 @@ def pie(hand: Hand) -> str:
             break
     colors = hand.colors(count)
     ring = {"width": 0.4} if hand.rng.random() < 0.25 else {}
-    hand.axes.pie(parts, colors=list(colors.values()), startangle=hand.rng.uniform(0, 360), wedgeprops=ring)
+    labels = [hand.pick(*THINGS) for _ in parts] if hand.often(0.5) else None
+    start, percent = hand.pick_number(0, 90, hand.rng.uniform(0, 360)), "%1.0f%%" if hand.often(0.4) else None
+    hand.axes.pie(
+        parts, colors=list(colors.values()), startangle=start, wedgeprops=ring, labels=labels, autopct=percent
+    )
     largest = list(colors)[int(parts.argmax())]
     bounds = {"more than half": 0.53, "about half": 0.44, "about forty percent": 0.4, "about a third": 0.28}
     share = next((words for words, bound in bounds.items() if parts.max() > bound), "about a quarter")
@@ -250,7 +311,10 @@ def boxes(hand: Hand) -> str:
         rng.normal(2 * center - 1, rng.uniform(0.15, 0.4), 200) * hand.scale for center in hand.apart(count, 0, 0.08)
     ]
     if not violin:
-        hand.axes.boxplot(data, patch_artist=bool(rng.random() < 0.6), widths=rng.uniform(0.3, 0.7))
+        filled, points = hand.often(0.6), hand.often(0.6)
+        drawn = hand.axes.boxplot(data, patch_artist=filled, widths=rng.uniform(0.3, 0.7), showfliers=points)
+        for box, color in zip(drawn["boxes"] if filled else (), hand.colors(count).values(), strict=False):
+            box.set_facecolor(color)
     elif rng.random() < 0.5:
         sns.violinplot(data=data, palette=list(hand.colors(count).values()), ax=hand.axes)
     else:
@@ -304,9 +368,11 @@ def draw_figure(rng: Generator, *, new_style: bool = False) -> Drawn:
     styles = NEW_STYLES if new_style else STYLES
     with mpl.style.context(styles[rng.integers(len(styles))], after_reset=True), mpl.rc_context(_look(rng)):
         width, height = SIZES[rng.integers(len(SIZES))]
-        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
         FigureCanvasAgg(figure)
-        hand = Hand(figure.subplots(), rng, scale=10 ** rng.uniform(-1, 3.5))
+        dark = sum(mpl.colors.to_rgb(mpl.rcParams["axes.facecolor"])) < 1.5
+        hand = Hand(figure.subplots(), rng, 10 ** rng.uniform(-1, 3.5), dark)
+        _lay_out(figure, hand)
         weights = np.array(list(KINDS.values()))
         kind = list(KINDS)[rng.choice(len(KINDS), p=weights / weights.sum())]
         caption = kind(hand)
@@ -314,6 +380,19 @@ def draw_figure(rng: Generator, *, new_style: bool = False) -> Drawn:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
     return Drawn(buffer.getvalue(), caption, title, x_label, y_label)
+
+
+def _lay_out(figure: Figure, hand: Hand) -> None:
+    """Margins by matplotlib or by hand, and perhaps a tint of the ground."""
+    rng = hand.rng
+    if hand.often(0.5):
+        figure.set_layout_engine("constrained")
+    else:
+        figure.subplots_adjust(
+            rng.uniform(0.1, 0.17), rng.uniform(0.11, 0.2), rng.uniform(0.9, 0.97), rng.uniform(0.85, 0.92)
+        )
+    if hand.often(0.2) and not hand.dark:
+        figure.patch.set_facecolor(tuple(rng.uniform(0.88, 1, 3)))
 
 
 def _look(rng: Generator) -> dict[str, object]:
@@ -327,7 +406,8 @@ def _look(rng: Generator) -> dict[str, object]:
         "ytick.labelsize": size * 0.9,
         "axes.spines.top": spines,
         "axes.spines.right": spines,
-        "axes.grid": bool(rng.random() < 0.3),
+        "axes.grid": bool(rng.random() < 0.35),
+        "grid.alpha": rng.uniform(0.3, 1),
     }
 
 
