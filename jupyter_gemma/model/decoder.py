@@ -232,13 +232,14 @@ class Gemma(nn.Module):
         """Compute with ``chosen`` from now on.
 
         A path with a layout of its own is not for weights that are read from disk, nor for the head, whose
-        tiles are the embedding table's too: those stay plain.
+        tiles are the embedding table's too; nor any path for a matrix of too few inputs. Those stay plain.
         """
         for module in self.modules():
             if isinstance(module, QuantLinear):
                 path = chosen.paths[module.kind]
                 shared = module is self.head or module.tiles.is_meta
-                module.use(ops.PLAIN if shared and path.prepare is not None else path)
+                unfit = (shared and path.prepare is not None) or module.columns % path.multiple
+                module.use(ops.PLAIN if unfit else path)
             elif isinstance(module, (RMSNorm, Attention, MLP, Gemma)):
                 module.ops = chosen
 

@@ -31,6 +31,8 @@ _INT8_VECTORS = 8
 # vectors are wide (measured: 2.2 to 3.2 times as fast with AVX-512, 1.2 to 1.9 with AVX2).
 _FEW_ROWS = 8
 _WIDE = ("avx512-vnni", "avx2")
+# Tiles of 16 inputs that tinygemm reads at once.
+_INNER_TILES = 8
 # Numbers that describe a row to the attention kernel: AttendRow in kernels.h.
 _ROW = 10
 
@@ -43,12 +45,13 @@ class Path:
     """One way to multiply.
 
     ``product(x [M, K], tiles, extra) -> [M, N]``, in x's dtype. ``prepare(tiles) -> (own layout, extra)`` where
-    the path does not read tiles (see ``quant.Quantized``) as they are.
+    the path does not read tiles (see ``quant.Quantized``) as they are. ``multiple``: of what K must be.
     """
 
     name: str
     product: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     prepare: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    multiple: int = GROUP
 
 
 @dataclass(frozen=True)
@@ -224,25 +227,44 @@ PLAIN_OPS = Ops(
 )
 
 
-# -- PyTorch's own kernel --------------------------------------------------------------------------------------
+# -- PyTorch's own kernels -------------------------------------------------------------------------------------
 
 
-def _aten_prepare(tiles: Tensor) -> tuple[Tensor, Tensor]:
-    """To the layout of ``aten::_weight_int4pack_mm_for_cpu``: its packing depends on the processor."""
+def _nibbles(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """What PyTorch's kernels pack: values from 0 to 15 [N, K], and scales and zeros bfloat16 [K / 32, N, 2]."""
     values, scales = _split(tiles)
-    nibbles = _inputs(values.permute(0, 3, 1, 2, 4)).reshape(-1, tiles.shape[1] * GROUP).to(torch.int32) + 8
+    nibbles = _inputs(values.permute(0, 3, 1, 2, 4)).reshape(-1, tiles.shape[1] * GROUP) + 8
     scale = scales.permute(1, 0, 2).flatten(1)
-    scale_and_zero = torch.stack((scale, torch.zeros_like(scale)), dim=-1).to(torch.bfloat16)
-    return torch._convert_weight_to_int4pack_for_cpu(nibbles, 1), scale_and_zero
+    return nibbles, torch.stack((scale, torch.zeros_like(scale)), dim=-1).to(torch.bfloat16)
 
 
-def _aten_product(x: Tensor, packed: Tensor, scale_and_zero: Any) -> Tensor:
+def _cpu_prepare(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """To the layout of ``aten::_weight_int4pack_mm_for_cpu``: its packing depends on the processor."""
+    nibbles, scale_and_zero = _nibbles(tiles)
+    return torch._convert_weight_to_int4pack_for_cpu(nibbles.to(torch.int32), 1), scale_and_zero
+
+
+def _cpu_product(x: Tensor, packed: Tensor, scale_and_zero: Any) -> Tensor:
     """The kernel is only fast in bfloat16: activations and scales are rounded to 8 bits of mantissa."""
     product = torch._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), packed, GROUP, scale_and_zero)
     return product.to(x.dtype)
 
 
-ATEN_INT4 = Path("aten-int4", _aten_product, _aten_prepare)
+def _gpu_prepare(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """To the layout of ``aten::_weight_int4pack_mm`` ("tinygemm"): two values a byte, the even one above."""
+    nibbles, scale_and_zero = _nibbles(tiles)
+    nibbles = nibbles.to(torch.uint8)
+    return torch._convert_weight_to_int4pack(nibbles[:, ::2] << 4 | nibbles[:, 1::2], _INNER_TILES), scale_and_zero
+
+
+def _gpu_product(x: Tensor, packed: Tensor, scale_and_zero: Any) -> Tensor:
+    product = torch._weight_int4pack_mm(x.to(torch.bfloat16), packed, GROUP, scale_and_zero)
+    return product.to(x.dtype)
+
+
+ATEN_INT4 = Path("aten-int4", _cpu_product, _cpu_prepare)
+#: For CUDA and MPS; not run so far, for want of such a device.
+GPU_INT4 = Path("tinygemm-int4", _gpu_product, _gpu_prepare, multiple=16 * _INNER_TILES)
 
 
 # -- our compute kernels ---------------------------------------------------------------------------------------
@@ -373,11 +395,13 @@ def _address(tensor: Tensor | None) -> int | None:
 def choose_ops(choice: OpsChoice = "auto", device: str = "cpu") -> Ops:
     """The fastest operations for this device: compiled kernels, else ATen's, else plain torch.
 
-    ``choice`` "plain" forces plain torch (the setting ``ops``, or JUPYTER_GEMMA_OPS=plain). On other devices than
-    the CPU only plain torch is there so far.
+    ``choice`` "plain" forces plain torch (the setting ``ops``, or JUPYTER_GEMMA_OPS=plain). On CUDA and MPS only the
+    int4 product is another than plain torch's.
     """
-    if choice == "plain" or device != "cpu":
+    if choice == "plain":
         return PLAIN_OPS
+    if device != "cpu":
+        return replace(PLAIN_OPS, paths={"int4": GPU_INT4, "int8": PLAIN})
     kernels = load_kernels()
     if kernels is not None:
         return kernel_ops(kernels)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from jupyter_gemma.model.cache import SequenceCache
 from jupyter_gemma.model.config import AttentionConfig, AudioConfig, ModelConfig, SpecialIds, VisionConfig
 from jupyter_gemma.model.decoder import Gemma, Prompt, SoftTokens, Span
+from jupyter_gemma.model.ops import GPU_INT4, PLAIN, PLAIN_OPS, Path
 
 WINDOW = 12
 IMAGE, AUDIO = 250, 251
@@ -164,3 +167,14 @@ def test_sound_is_causal(model: Gemma) -> None:
 
 def test_the_head_shares_the_embedding_table(model: Gemma) -> None:
     assert model.head.weight is model.embed_tokens.weight
+
+
+def test_a_path_takes_only_matrices_that_fit() -> None:
+    """tinygemm reads 128 inputs at once; its own layout is not for the head, whose tiles are the table's too."""
+    layer = "layers.0.mlp."
+    names = ("embed_tokens.weight", f"{layer}up_proj.weight", f"{layer}down_proj.weight")
+    model = Gemma(tiny_config(hidden_size=160, intermediate_size=256), dict.fromkeys(names, "int4"))
+    taken = Path("tinygemm", PLAIN.product, lambda tiles: (tiles, tiles), multiple=GPU_INT4.multiple)
+    model.use(replace(PLAIN_OPS, paths={"int4": taken, "int8": PLAIN}))
+    mlp = model.layers[0].mlp
+    assert [module.path for module in (model.head, mlp.up_proj, mlp.down_proj)] == [PLAIN, PLAIN, taken]

@@ -39,20 +39,35 @@ def test_plain_product_is_the_exact_one(rows: int, columns: int, count: int, kin
     assert_within(ops.PLAIN.product(x, tiles, None), expected, bound)
 
 
+def assert_bfloat16(actual: torch.Tensor, expected: torch.Tensor, x: torch.Tensor) -> None:
+    """x, the scales and the result are rounded to bfloat16 (2^-9 each, relative); K terms of random sign."""
+    spread = (x.abs().double() ** 2).sum(-1, keepdim=True).sqrt() * 2**-9 * 3
+    assert_within(actual, expected, 6 * spread + 2**-8 * expected.abs())
+
+
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(("rows", "columns"), [(64, 64), (192, 416), (1024, 3840)])
 def test_aten_int4_agrees_with_plain(rows: int, columns: int, count: int) -> None:
     x, tiles, expected = case(rows, columns, count, "int4")
     assert ops.ATEN_INT4.prepare is not None
-    actual = ops.ATEN_INT4.product(x, *ops.ATEN_INT4.prepare(tiles))
-    # x, the scales and the result are rounded to bfloat16 (2^-9 each, relative); K terms of random sign.
-    spread = (x.abs().double() ** 2).sum(-1, keepdim=True).sqrt() * 2**-9 * 3
-    assert_within(actual, expected, 6 * spread + 2**-8 * expected.abs())
+    assert_bfloat16(ops.ATEN_INT4.product(x, *ops.ATEN_INT4.prepare(tiles)), expected, x)
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize(("rows", "columns"), [(64, 128), (192, 384), (1024, 3840)])
+def test_tinygemm_agrees_with_plain(device: str, rows: int, columns: int, count: int) -> None:
+    if not getattr(torch, device).is_available():
+        pytest.skip(f"needs a {device} device")
+    x, tiles, expected = case(rows, columns, count, "int4")
+    assert ops.GPU_INT4.prepare is not None
+    actual = ops.GPU_INT4.product(x.to(device), *ops.GPU_INT4.prepare(tiles.to(device)))
+    assert_bfloat16(actual.cpu(), expected, x)
 
 
 def test_plain_can_be_forced() -> None:
     assert ops.choose_ops("plain") is ops.PLAIN_OPS
-    assert ops.choose_ops("auto", "cuda") is ops.PLAIN_OPS
+    assert ops.choose_ops("plain", "cuda") is ops.PLAIN_OPS
 
 
 def test_without_the_wheel_atens_kernel_or_plain_torch_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
