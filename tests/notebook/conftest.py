@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -123,6 +124,8 @@ def shell(tmp_path, monkeypatch) -> Iterator[InteractiveShell]:
     made.history_manager.enabled = False
     yield made
     made.history_manager.end_session()
+    # At exit each shell would collect all garbage; several hundred of them would take minutes.
+    atexit.unregister(made.atexit_operations)
     InteractiveShell.clear_instance()
 
 
