@@ -291,71 +291,61 @@ struct Look {
 };
 
 // Scores of queries q .. q + Q - 1 at positions p .. p + P - 1: each vector that is read serves all of them.
-template <typename Row, int Q, int P>
-void score(const Look& a, int64_t q, int64_t p) {
-  const int64_t bytes = Row::bytes(a.width);
-  Isa::Float sums[Q][P];
-  JG_UNROLL
-  for (int m = 0; m < Q; m++) {
-    JG_UNROLL
-    for (int n = 0; n < P; n++) sums[m][n] = Isa::zero();
-  }
-  for (int64_t i = 0; i < a.width; i += Isa::kLanes) {
-    Isa::Float keys[P];
-    JG_UNROLL
-    for (int n = 0; n < P; n++) keys[n] = Row::load(a.keys + (p + n) * bytes, i);
-    JG_UNROLL
-    for (int m = 0; m < Q; m++) {
-      const Isa::Float query = Isa::load_floats(a.query[q + m] + i);
-      JG_UNROLL
-      for (int n = 0; n < P; n++) sums[m][n] = Isa::fma(query, keys[n], sums[m][n]);
-    }
-  }
-  for (int n = 0; n < P; n++) {
-    const float scale = a.scale * Row::scale(a.keys + (p + n) * bytes, a.width);
-    for (int m = 0; m < Q; m++) a.scores[q + m][p + n] = scale * Isa::sum(sums[m][n]);
-  }
-}
-
-// Adds the values of positions p .. p + P - 1 to what queries q .. q + Q - 1 get, by their weights.
-template <typename Row, int Q, int P>
-void mix(const Look& a, int64_t q, int64_t p) {
-  const int64_t bytes = Row::bytes(a.width);
-  Isa::Float weights[Q][P];
-  JG_UNROLL
-  for (int n = 0; n < P; n++) {
-    const float scale = Row::scale(a.values + (p + n) * bytes, a.width);
-    JG_UNROLL
-    for (int m = 0; m < Q; m++) weights[m][n] = Isa::set(scale * a.scores[q + m][p + n]);
-  }
-  for (int64_t i = 0; i < a.width; i += Isa::kLanes) {
-    Isa::Float values[P];
-    JG_UNROLL
-    for (int n = 0; n < P; n++) values[n] = Row::load(a.values + (p + n) * bytes, i);
-    JG_UNROLL
-    for (int m = 0; m < Q; m++) {
-      float* out = a.out[q + m] + i;
-      Isa::Float sum = Isa::load_floats(out);
-      JG_UNROLL
-      for (int n = 0; n < P; n++) sum = Isa::fma(weights[m][n], values[n], sum);
-      Isa::store(out, sum);
-    }
-  }
-}
-
 template <typename Row>
 struct Score {
   template <int Q, int P>
   static void run(const Look& a, int64_t q, int64_t p) {
-    score<Row, Q, P>(a, q, p);
+    const int64_t bytes = Row::bytes(a.width);
+    Isa::Float sums[Q][P];
+    JG_UNROLL
+    for (int m = 0; m < Q; m++) {
+      JG_UNROLL
+      for (int n = 0; n < P; n++) sums[m][n] = Isa::zero();
+    }
+    for (int64_t i = 0; i < a.width; i += Isa::kLanes) {
+      Isa::Float keys[P];
+      JG_UNROLL
+      for (int n = 0; n < P; n++) keys[n] = Row::load(a.keys + (p + n) * bytes, i);
+      JG_UNROLL
+      for (int m = 0; m < Q; m++) {
+        const Isa::Float query = Isa::load_floats(a.query[q + m] + i);
+        JG_UNROLL
+        for (int n = 0; n < P; n++) sums[m][n] = Isa::fma(query, keys[n], sums[m][n]);
+      }
+    }
+    for (int n = 0; n < P; n++) {
+      const float scale = a.scale * Row::scale(a.keys + (p + n) * bytes, a.width);
+      for (int m = 0; m < Q; m++) a.scores[q + m][p + n] = scale * Isa::sum(sums[m][n]);
+    }
   }
 };
 
+// Adds the values of positions p .. p + P - 1 to what queries q .. q + Q - 1 get, by their weights.
 template <typename Row>
 struct Mix {
   template <int Q, int P>
   static void run(const Look& a, int64_t q, int64_t p) {
-    mix<Row, Q, P>(a, q, p);
+    const int64_t bytes = Row::bytes(a.width);
+    Isa::Float weights[Q][P];
+    JG_UNROLL
+    for (int n = 0; n < P; n++) {
+      const float scale = Row::scale(a.values + (p + n) * bytes, a.width);
+      JG_UNROLL
+      for (int m = 0; m < Q; m++) weights[m][n] = Isa::set(scale * a.scores[q + m][p + n]);
+    }
+    for (int64_t i = 0; i < a.width; i += Isa::kLanes) {
+      Isa::Float values[P];
+      JG_UNROLL
+      for (int n = 0; n < P; n++) values[n] = Row::load(a.values + (p + n) * bytes, i);
+      JG_UNROLL
+      for (int m = 0; m < Q; m++) {
+        float* out = a.out[q + m] + i;
+        Isa::Float sum = Isa::load_floats(out);
+        JG_UNROLL
+        for (int n = 0; n < P; n++) sum = Isa::fma(weights[m][n], values[n], sum);
+        Isa::store(out, sum);
+      }
+    }
   }
 };
 
