@@ -22,7 +22,7 @@ from jupyter_gemma.errors import GemmaError, RequestError
 from jupyter_gemma.notebook.asking import MEDIA_SUFFIXES
 from jupyter_gemma.notebook.bundle import METADATA_KEY
 from jupyter_gemma.notebook.context import parts_of
-from jupyter_gemma.notebook.items import MEBIBYTE
+from jupyter_gemma.notebook.items import Limits
 from jupyter_gemma.notebook.lessons import Lesson, lesson, unfit, whole
 from jupyter_gemma.notebook.provenance import name_of, part_of
 from jupyter_gemma.notebook.texts import joined
@@ -30,7 +30,6 @@ from jupyter_gemma.types import Message, Part, TextPart
 
 REJECTED = "rejected"
 PANEL_ANSWER = "application/vnd.jupyter-gemma.answer+json"
-MAX_FILE_BYTES = 64 * MEBIBYTE
 
 _URI = re.compile(r"data:(?:image|audio)/[\w.+-]+;base64,([A-Za-z0-9+/=]+)")
 _NAME = re.compile(r"'([^'\n]{1,255})'|\"([^\"\n]{1,255})\"|([^\s'\"(){}\[\],=]{1,255})")
@@ -181,5 +180,5 @@ def _named(source: str, folder: Path) -> Iterator[bytes]:
     """Files of pictures and sound whose names stand in code."""
     for match in _NAME.finditer(source):
         path = folder / next(filter(None, match.groups()))
-        if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file() and path.stat().st_size <= MAX_FILE_BYTES:
+        if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file() and path.stat().st_size <= Limits().file_bytes:
             yield path.read_bytes()
