@@ -1,7 +1,8 @@
 """Figures of many looks, with captions and labels written from the data behind them.
 
-matplotlib draws them, half of the violins, histograms and heat maps through seaborn. A caption's first sentence
-names the kind, the others say what can be read off, in the phrases that ``jupyter_gemma/finetune/evaluate.py`` counts.
+matplotlib draws them, half of the violins, histograms and heat maps through seaborn; plotly draws others from the same
+data. A caption's first sentence names the kind, the others say what can be read off, in the phrases that
+``jupyter_gemma/finetune/evaluate.py`` counts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
@@ -19,6 +21,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.random import Generator
 from numpy.typing import NDArray
+
+from examples.demo_model.plotly_axes import PlotlyAxes
 
 COLORS = {
     "blue": ("#1f77b4", "#0000ff", "#4c72b0", "#377eb8", "royalblue", "steelblue", "dodgerblue", "#348abd"),
@@ -88,7 +92,7 @@ class Drawn:
 class Hand:
     """Who draws one figure: the axes, chance, the size of its numbers, and whether its ground is dark."""
 
-    axes: Axes
+    axes: Any  # matplotlib's Axes or PlotlyAxes
     rng: Generator
     scale: float
     dark: bool = False
@@ -104,6 +108,10 @@ class Hand:
     def often(self, chance: float) -> bool:
         """True in so great a share of all cases."""
         return bool(self.rng.random() < chance)
+
+    def by_seaborn(self) -> bool:
+        """True for half of what matplotlib draws."""
+        return self.often(0.5) and isinstance(self.axes, Axes)
 
     def colors(self, count: int) -> dict[str, str]:
         """So many colours by name; none that the ground has."""
@@ -156,7 +164,7 @@ def line(hand: Hand) -> str:
     return f"This is a line chart with {named}. {' '.join(said)}"
 
 
-def _give_room(axes: Axes, scale: float) -> None:
+def _give_room(axes: Any, scale: float) -> None:
     """Keep small noise from filling the whole height, which would look like a pattern."""
     low, high = axes.get_ylim()
     middle, half = (low + high) / 2, max(high - low, scale) * 0.6
@@ -275,7 +283,7 @@ def histogram(hand: Hand) -> str:
     }[form]
     ((name, color),) = hand.colors(1).items()
     bins, edge = int(rng.choice((10, 15, 20, 30))), str(rng.choice(("none", "black", "white")))
-    if rng.random() < 0.5:
+    if hand.by_seaborn():
         sns.histplot(values * hand.scale, bins=bins, color=color, edgecolor=edge, alpha=1.0, ax=hand.axes)
     else:
         kind = hand.pick("bar", "bar", "stepfilled")
@@ -310,20 +318,28 @@ def boxes(hand: Hand) -> str:
     data = [
         rng.normal(2 * center - 1, rng.uniform(0.15, 0.4), 200) * hand.scale for center in hand.apart(count, 0, 0.08)
     ]
+    first = 1
     if not violin:
-        filled, points = hand.often(0.6), hand.often(0.6)
-        drawn = hand.axes.boxplot(data, patch_artist=filled, widths=rng.uniform(0.3, 0.7), showfliers=points)
-        for box, color in zip(drawn["boxes"] if filled else (), hand.colors(count).values(), strict=False):
-            box.set_facecolor(color)
-    elif rng.random() < 0.5:
+        filled, points, widths = hand.often(0.6), hand.often(0.6), rng.uniform(0.3, 0.7)
+        _boxes(hand.axes, data, widths, points, list(hand.colors(count).values()) if filled else [])
+    elif hand.by_seaborn():
         sns.violinplot(data=data, palette=list(hand.colors(count).values()), ax=hand.axes)
+        first = 0
     else:
         hand.axes.violinplot(data, showmedians=True)
-    first = 0 if hand.axes.get_xlim()[0] < 0 else 1  # seaborn counts from 0
     hand.axes.set_xticks(range(first, first + count), NAMES[0][:count])
     best = ORDER[int(np.argmax([np.median(values) for values in data]))]
     kind = f"This is a {'violin' if violin else 'box'} plot comparing {COUNTS[count]} groups."
     return f"{kind} The {best} group has the highest median."
+
+
+def _boxes(axes: Any, data: list[Values], widths: float, points: bool, colors: list[str]) -> None:
+    if isinstance(axes, PlotlyAxes):
+        axes.boxplot(data, widths=widths, showfliers=points, colors=colors)
+    else:
+        drawn = axes.boxplot(data, patch_artist=bool(colors), widths=widths, showfliers=points)
+        for box, color in zip(drawn["boxes"], colors, strict=False):
+            box.set_facecolor(color)
 
 
 def heat_map(hand: Hand) -> str:
@@ -341,7 +357,7 @@ def heat_map(hand: Hand) -> str:
     far = (x - places[place][0]) ** 2 + (y - places[place][1]) ** 2
     values = (np.exp(-far * hand.rng.uniform(3, 6)) + hand.rng.normal(0, 0.06, x.shape)) * hand.scale
     colors = hand.pick("viridis", "plasma", "magma", "inferno", "cividis", "hot", "gray")
-    if hand.rng.random() < 0.5:
+    if hand.by_seaborn():
         sns.heatmap(values, cmap=colors, cbar=bool(hand.rng.random() < 0.7), ax=hand.axes)
     else:
         hand.axes.imshow(values, cmap=colors, aspect="auto")
@@ -364,7 +380,7 @@ KINDS: Mapping[Callable[[Hand], str], float] = {
 
 
 def draw_figure(rng: Generator, *, new_style: bool = False) -> Drawn:
-    """A figure in a style of the training set, or in one that training never sees."""
+    """A figure by matplotlib, in a style of the training set or in one that training never sees."""
     styles = NEW_STYLES if new_style else STYLES
     with mpl.style.context(styles[rng.integers(len(styles))], after_reset=True), mpl.rc_context(_look(rng)):
         width, height = SIZES[rng.integers(len(SIZES))]
@@ -373,13 +389,24 @@ def draw_figure(rng: Generator, *, new_style: bool = False) -> Drawn:
         dark = sum(mpl.colors.to_rgb(mpl.rcParams["axes.facecolor"])) < 1.5
         hand = Hand(figure.subplots(), rng, 10 ** rng.uniform(-1, 3.5), dark)
         _lay_out(figure, hand)
-        weights = np.array(list(KINDS.values()))
-        kind = list(KINDS)[rng.choice(len(KINDS), p=weights / weights.sum())]
-        caption = kind(hand)
-        title, x_label, y_label = _label(hand, axes=kind is not pie)
+        texts = _fill(hand)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-    return Drawn(buffer.getvalue(), caption, title, x_label, y_label)
+    return Drawn(buffer.getvalue(), *texts)
+
+
+def draw_plotly_figure(rng: Generator, *, new_style: bool = False) -> Drawn:
+    """A figure by plotly, through kaleido and a browser; faster after ``kaleido.start_sync_server``."""
+    axes = PlotlyAxes(rng, new_style=new_style)
+    texts = _fill(Hand(axes, rng, 10 ** rng.uniform(-1, 3.5), axes.dark))
+    return Drawn(axes.png(), *texts)
+
+
+def _fill(hand: Hand) -> tuple[str, str, str, str]:
+    """Draw a figure of some kind: its caption, title, and the names of its axes."""
+    weights = np.array(list(KINDS.values()))
+    kind = list(KINDS)[hand.rng.choice(len(KINDS), p=weights / weights.sum())]
+    return kind(hand), *_label(hand, axes=kind is not pie)
 
 
 def _lay_out(figure: Figure, hand: Hand) -> None:

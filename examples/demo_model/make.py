@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kaleido
 import numpy as np
 import soundfile
 from numpy.random import Generator
 
-from examples.demo_model.figures import Drawn, draw_figure
+from examples.demo_model.figures import Drawn, draw_figure, draw_plotly_figure
 from examples.demo_model.sentences import sentence
 from examples.demo_model.speech import RATE, Speaker, known_voice, new_voice, recorded
 from examples.demo_model.tables import draw_table
@@ -28,7 +30,7 @@ EXPLAIN = ("Explain this plot.", "Explain this plot.", "Describe this chart.", "
 LABELS = ("What does the title say?", "What does the x axis say?", "What does the y axis say?")
 HARD = ("Which column has", "What is the")  # of a table: numbers to be found and compared
 TRANSCRIBE = "Transcribe the audio."
-CHARTS, CLIPS, TABLES = 120, 40, 30  # of the suites
+CHARTS, PLOTLY_CHARTS, CLIPS, TABLES = 120, 24, 40, 30  # of the suites
 
 Line = dict[str, Any]
 
@@ -39,6 +41,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="Folder to write into.")
     parser.add_argument("--held-out", action="store_true", help="The suites of jupyter gemma eval.")
     parser.add_argument("--figures", type=int, default=24_000)
+    parser.add_argument("--plotly-figures", type=int, default=2_500)
     parser.add_argument("--clips", type=int, default=36_000)
     parser.add_argument("--tables", type=int, default=16_000)
     parser.add_argument("--seed", type=int, default=0, help="Below 1,000,000.")
@@ -46,21 +49,28 @@ def main() -> None:
     if not 0 <= given.seed < HELD_OUT_SEED:
         parser.error(f"--seed must be from 0 to {HELD_OUT_SEED - 1}: what lies above is held out")
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.held_out or given.plotly_figures:
+        page = kaleido.PageGenerator(mathjax=False)  # MathJax would come from the network
+        kaleido.start_sync_server(page_generator=page, silence_warnings=True)
     if given.held_out:
         write_suites(given.out)
     else:
-        counts = (given.figures, given.clips, given.tables)
+        counts = (given.figures, given.plotly_figures, given.clips, given.tables)
         write_training(given.out, "train", counts, given.seed)
-        write_training(given.out, "valid", tuple(max(count // 200, 1) for count in counts), HELD_OUT_SEED - 1)
+        write_training(given.out, "valid", tuple(math.ceil(count / 200) for count in counts), HELD_OUT_SEED - 1)
 
 
 def write_training(out: Path, name: str, counts: tuple[int, ...], seed: int) -> None:
-    """``NAME.jsonl`` with so many figures, clips and tables, and their media beside it."""
-    figures, clips, tables = counts
+    """``NAME.jsonl`` with so many figures of matplotlib and of plotly, clips and tables, and their media beside it."""
+    figures, plotly_figures, clips, tables = counts
     speaker = Speaker()
     with (out / f"{name}.jsonl").open("w", encoding="utf-8") as file:
         for index in range(figures):
-            _write(file, figure_lines(out, f"{name}-figures/{index:06}.png", chance(seed, 0, index)))
+            rng = chance(seed, 0, index)
+            _write(file, figure_lines(out, f"{name}-figures/{index:06}.png", draw_figure(rng), rng))
+        for index in range(plotly_figures):
+            rng = chance(seed, 8, index)
+            _write(file, figure_lines(out, f"{name}-plotly/{index:06}.png", draw_plotly_figure(rng), rng))
         for index in range(clips):
             path = f"{name}-clips/{index:06}.flac"
             _write(file, [clip_line(out, path, chance(seed, 1, index), speaker, known=True, held_out=False)])
@@ -72,7 +82,7 @@ def write_suites(out: Path) -> None:
     """The suites with charts, clips and tables, see ``jupyter_gemma/finetune/evaluate.py``."""
     speaker = Speaker()
     suites = {
-        "charts": (line for index in range(CHARTS) for line in chart_questions(out, index)),
+        "charts": (line for name, drawn in held_out_charts() for line in chart_questions(out, name, drawn)),
         "clips-known": (held_out_clip(out, index, speaker, known=True) for index in range(CLIPS)),
         "clips-unknown": (held_out_clip(out, index, speaker, known=False) for index in range(CLIPS)),
         "tables": (line for index in range(TABLES) for line in table_lines(chance(HELD_OUT_SEED, 2, index))),
@@ -94,25 +104,32 @@ def _write(file: Any, lines: Iterator[Line] | list[Line]) -> None:
 # -- lines -------------------------------------------------------------------------------------------------------
 
 
-def figure_lines(out: Path, path: str, rng: Generator) -> Iterator[Line]:
-    """A figure asked what it shows, asked one of its labels (or that it has none), and asked both in turn.
+def figure_lines(out: Path, path: str, drawn: Drawn, rng: Generator) -> Iterator[Line]:
+    """A figure asked what it shows, asked its labels (or that it has none), and asked all in any order.
 
-    Each alone as well as both: an answer must not need the other before it.
+    Each alone as well as all: an answer must not need another before it.
     """
-    drawn = draw_figure(rng)
     _save(out / path, drawn.png)
-    question, text = list(zip(LABELS, _labels(drawn), strict=True))[rng.integers(len(LABELS))]
-    label = (question, text or f"no {'title' if 'title' in question else 'label'}")
     caption = (str(rng.choice(EXPLAIN)), drawn.caption)
-    both = (caption, label) if rng.random() < 0.75 else (label, caption)
-    for asked in ((caption,), (label,), both):
-        yield conversation({"type": "image", "image": path}, *asked)
+    labels = [
+        (question, text or f"no {'title' if 'title' in question else 'label'}")
+        for question, text in zip(LABELS, _labels(drawn), strict=True)
+    ]
+    for asked in ([caption], labels, [caption, *labels]):
+        yield conversation({"type": "image", "image": path}, *(asked[place] for place in rng.permutation(len(asked))))
 
 
-def chart_questions(out: Path, index: int) -> Iterator[Line]:
-    """A figure, every second in a new style, with one line for its caption and one for each label that it has."""
-    path = f"charts/{index:03}.png"
-    drawn = draw_figure(chance(HELD_OUT_SEED, 0, index), new_style=index % 2 == 1)
+def held_out_charts() -> Iterator[tuple[str, Drawn]]:
+    """The figures of the suite of charts by name; every second in a new style."""
+    for index in range(CHARTS):
+        yield f"{index:03}", draw_figure(chance(HELD_OUT_SEED, 0, index), new_style=index % 2 == 1)
+    for index in range(PLOTLY_CHARTS):
+        yield f"plotly-{index:03}", draw_plotly_figure(chance(HELD_OUT_SEED, 8, index), new_style=index % 2 == 1)
+
+
+def chart_questions(out: Path, name: str, drawn: Drawn) -> Iterator[Line]:
+    """One line for the caption of a figure and one for each label that it has."""
+    path = f"charts/{name}.png"
     _save(out / path, drawn.png)
     asked = zip((EXPLAIN[0], *LABELS), (drawn.caption, *_labels(drawn)), strict=True)
     yield from (conversation({"type": "image", "image": path}, pair) for pair in asked if pair[1])
