@@ -321,7 +321,8 @@ def boxes(hand: Hand) -> str:
     first = 1
     if not violin:
         filled, points, widths = hand.often(0.6), hand.often(0.6), rng.uniform(0.3, 0.7)
-        _boxes(hand.axes, data, widths, points, list(hand.colors(count).values()) if filled else [])
+        colors = list(hand.colors(count).values())
+        _boxes(hand.axes, data, widths, points, colors if filled else [])
     elif hand.by_seaborn():
         sns.violinplot(data=data, palette=list(hand.colors(count).values()), ax=hand.axes)
         first = 0
