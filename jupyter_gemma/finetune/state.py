@@ -31,19 +31,15 @@ class State:
     done: bool = False
 
 
-def save(
-    path: Path, state: State, digest: str, learning: Mapping[str, nn.Parameter], moments: Mapping[str, Tensor]
-) -> None:
+def save(path: Path, state: State, digest: str, tensors: dict[str, Tensor]) -> None:
     """Write a checkpoint; the one before it stays until the new one is whole and on disk.
 
     Args:
-        moments: the optimiser's, see :func:`moments_of`.
+        tensors: what :func:`tensors_of` found.
 
     Raises:
         OSError: it cannot be written.
     """
-    tensors = {name: whole(weight.detach()) for name, weight in learning.items()}
-    tensors |= {name: value.cpu().contiguous() for name, value in moments.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, tensors, {"state": json.dumps(asdict(state)), "run": digest})
 
@@ -77,13 +73,14 @@ def load(path: Path, digest: str, learning: Mapping[str, nn.Parameter], optimize
         raise BadCheckpoint(f"{path} cannot be read: {error}.", "Delete it; the run begins anew.") from error
 
 
-def moments_of(learning: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's state by part and name, each tensor whole."""
-    return {
+def tensors_of(learning: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What learns by name, and AdamW's state of it by part and name; each whole (every process must ask)."""
+    moments = {
         f"{part} {name}": whole(value)
         for name, weight in learning.items()
         for part, value in optimizer.state[weight].items()
     }
+    return {name: whole(weight) for name, weight in learning.items()} | moments
 
 
 def whole(value: Tensor) -> Tensor:

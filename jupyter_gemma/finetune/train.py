@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -57,16 +56,30 @@ def spans_of(model: Gemma, pack: Pack) -> list[Span]:
 
 
 class Objective(nn.Module):
-    """The model and what is to be made small: a module of its own, so that DDP and FSDP can wrap it."""
+    """The model and what is to be made small: a module of its own, so that DDP and FSDP can wrap it.
 
-    def __init__(self, model: Gemma) -> None:
+    Args:
+        several: other processes learn too. They add up gradients weight by weight and in one order, so every pass
+            must have all of them, also those of projections of pictures and sound that it does not use.
+    """
+
+    def __init__(self, model: Gemma, *, several: bool) -> None:
         super().__init__()
         self.model = model
+        self.several = several
 
     def forward(self, pack: Pack) -> Tensor:
         """The sum over all answer tokens of -log p, in nats; float32 []."""
-        hidden = self.model(self.model.embed(pack.prompt), spans_of(self.model, pack))
+        embedded = self.model.embed(pack.prompt)
+        if self.several:
+            embedded = embedded + sum(0.0 * weight.sum() for weight in self._projections())
+        hidden = self.model(embedded, spans_of(self.model, pack))
         return F.cross_entropy(self.model.logits(hidden[pack.rows]), pack.targets, reduction="sum")
+
+    def _projections(self) -> Iterator[Tensor]:
+        for module in ("vision_embedder", "embed_vision", "embed_audio"):
+            if hasattr(self.model, module):
+                yield from (weight for weight in getattr(self.model, module).parameters() if weight.requires_grad)
 
 
 @dataclass(frozen=True)
@@ -104,11 +117,7 @@ class Training:
         self.learning = make_trainable(base.loaded, plan)
         device = base.loaded.model.norm.weight.device.type
         half = plan.precision == "bfloat16" or (plan.precision == "auto" and device == "cuda")
-        # A pass without sound has no gradient for its projection.
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if half else "no", cpu=device == "cpu", kwargs_handlers=[unused]
-        )
+        self.accelerator = Accelerator(mixed_precision="bf16" if half else "no", cpu=device == "cpu")
         if plan.batch % self.accelerator.num_processes:
             raise BadOption(
                 f"batch is {plan.batch}, which {self.accelerator.num_processes} processes cannot share evenly.",
@@ -120,7 +129,7 @@ class Training:
         self._prepare()
 
     def _prepare(self) -> None:
-        objective = Objective(self.base.loaded.model)
+        objective = Objective(self.base.loaded.model, several=self.accelerator.num_processes > 1)
         optimizer = torch.optim.AdamW(self.learning.values(), lr=self.plan.rate, weight_decay=self.plan.decay)
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
         # FSDP has put others in their place, under the same names.
@@ -224,10 +233,10 @@ class Training:
 
     def _save(self) -> None:
         """A checkpoint; without a held-out file also the result."""
-        moments = states.moments_of(self.learning, self._adamw)
+        tensors = states.tensors_of(self.learning, self._adamw)
         if self.accelerator.is_main_process:
             try:
-                states.save(self.out / states.CHECKPOINT, self.state, self.digest, self.learning, moments)
+                states.save(self.out / states.CHECKPOINT, self.state, self.digest, tensors)
             except OSError as error:
                 raise _disk(self.out, error) from error
         if self.valid is None and (self.state.step == self.steps or self.state.done):

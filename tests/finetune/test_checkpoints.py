@@ -36,6 +36,32 @@ def told(progress):
 Training(Base(loaded, builder, path, "tiny"), plan, told).run()
 """
 
+# accelerate shards on GPUs only; so this does to the module what its FSDP 2 would, with torch's own.
+SHARDED = """
+from contextlib import contextmanager
+import accelerate, torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+import jupyter_gemma.finetune.train
+class Sharding(accelerate.Accelerator):
+    def prepare(self, objective, optimizer):
+        names = {id(weight): name for name, weight in objective.named_parameters()}
+        learning = [names[id(weight)] for weight in optimizer.param_groups[0]["params"]]
+        mesh = init_device_mesh("cpu", (self.num_processes,))
+        for module in (*objective.model.layers, objective):
+            fully_shard(module, mesh=mesh)
+        shards = dict(objective.named_parameters())
+        return objective, torch.optim.AdamW([shards[name] for name in learning], weight_decay=0.0)
+    @contextmanager
+    def no_sync(self, objective):
+        objective.set_requires_gradient_sync(False)
+        yield
+        objective.set_requires_gradient_sync(True)
+    def clip_grad_norm_(self, weights, most):
+        return torch.nn.utils.clip_grad_norm_(weights, most)
+jupyter_gemma.finetune.train.Accelerator = Sharding
+"""
+
 
 def losses(out):
     return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
@@ -59,15 +85,26 @@ def test_after_a_kill_the_losses_are_the_same(tiny, write_lines, conversations, 
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_of_one(tiny, write_lines, conversations, tmp_path):
-    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_two_processes_have_the_losses_of_one(tiny, write_lines, conversations, tmp_path, method):
+    """Whether each has all the weights or a shard of them, and after a kill too; not all see pictures and sound."""
     environ = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    for count in (1, 2):
+
+    def run(name, count, before="", last=0):
+        program = tmp_path / f"{name}.py"
+        program.write_text(before + textwrap.dedent(PROGRAM))
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-        told = [tiny[1], write_lines(conversations), tmp_path / str(count), "lora", 0, 0.0]
-        command = [*launch, str(tmp_path / "program.py"), *map(str, told)]
-        assert subprocess.run(command, env=environ, check=False).returncode == 0
-    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-5)
+        told = [tiny[1], write_lines(conversations), tmp_path / name, method, last, 0.0]
+        command = [*launch, str(program), *map(str, told)]
+        return subprocess.run(command, env=environ, check=False, timeout=120).returncode
+
+    assert run("one", 1) == 0
+    assert run("each", 2) == 0
+    assert run("sharded", 2, SHARDED, last=5) != 0
+    assert len(losses(tmp_path / "sharded")) == 5
+    assert run("sharded", 2, SHARDED) == 0
+    for name in ("each", "sharded"):
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["full", "words only"])

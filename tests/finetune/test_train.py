@@ -51,7 +51,7 @@ def test_losses_are_those_of_transformers(tiny, open_base, write_lines, conversa
     base = open_base()
     example = examples_of(base, write_lines(conversations))[number]
     with torch.no_grad():
-        ours = Objective(base.loaded.model)(pack([example])) / (len(example) - example.start)
+        ours = Objective(base.loaded.model, several=False)(pack([example])) / (len(example) - example.start)
         theirs = their_loss(tiny[0], example)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
 
@@ -59,7 +59,7 @@ def test_losses_are_those_of_transformers(tiny, open_base, write_lines, conversa
 def test_a_pass_of_many_is_the_sum_of_passes_of_one(open_base, write_lines, conversations):
     base = open_base()
     examples = examples_of(base, write_lines(conversations))
-    objective = Objective(base.loaded.model)
+    objective = Objective(base.loaded.model, several=False)
     with torch.no_grad():
         together = objective(pack(examples)).item()
         apart = sum(objective(pack([example])).item() for example in examples)
