@@ -13,10 +13,10 @@ from PIL import Image
 
 pytest.importorskip("seaborn", reason="needs the extra 'notebook-test'")
 
-from examples.demo_model import figures, make, plotly_axes, sentences, speech, tables
+from examples.demo_model import figures, make, plot, plotly_axes, sentences, speech, tables
 from examples.demo_model.plotly_axes import PlotlyAxes
 from jupyter_gemma.finetune.data import Lines
-from jupyter_gemma.finetune.evaluate import CHART_KINDS, FOLDER
+from jupyter_gemma.finetune.evaluate import CHART_KINDS, FOLDER, Subject, evaluate, figures_json
 
 
 @pytest.fixture
@@ -182,6 +182,16 @@ def test_training_data_is_read_by_the_trainer(speaker, tmp_path, monkeypatch):
     media = {type(part).__name__ for index in range(len(lines)) for message in lines[index] for part in message.parts}
     assert media == {"TextPart", "ImagePart", "AudioPart"}
     assert len(Lines(tmp_path / "valid.jsonl")) >= 3
+
+
+def test_the_plot_shows_figures_that_eval_gives(tmp_path, monkeypatch):
+    silent = evaluate(Subject("silent", lambda request: iter(())), (), None, lambda progress: None)
+    (tmp_path / "silent").write_text(f"a table\n{json.dumps(figures_json({'silent': silent}))}\n")
+    drawn = tmp_path / "scores.png"
+    monkeypatch.setattr(sys, "argv", ["plot", str(drawn), *(f"{name}={tmp_path / 'silent'}" for name in "ab")])
+    plot.main()
+    with Image.open(drawn) as picture:
+        assert picture.size[0] == 750
 
 
 def test_the_suites_are_what_the_generators_make_and_nothing_trained_on():
