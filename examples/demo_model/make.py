@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,23 @@ def main() -> None:
     if not 0 <= given.seed < HELD_OUT_SEED:
         parser.error(f"--seed must be from 0 to {HELD_OUT_SEED - 1}: what lies above is held out")
     given.out.mkdir(parents=True, exist_ok=True)
-    if given.held_out or given.plotly_figures:
-        page = kaleido.PageGenerator(mathjax=False)  # MathJax would come from the network
-        kaleido.start_sync_server(page_generator=page, silence_warnings=True)
-    if given.held_out:
-        write_suites(given.out)
-    else:
-        counts = (given.figures, given.plotly_figures, given.clips, given.tables)
-        write_training(given.out, "train", counts, given.seed)
-        write_training(given.out, "valid", tuple(math.ceil(count / 200) for count in counts), HELD_OUT_SEED - 1)
+    with _browser() if given.held_out or given.plotly_figures else nullcontext():
+        if given.held_out:
+            write_suites(given.out)
+        else:
+            counts = (given.figures, given.plotly_figures, given.clips, given.tables)
+            write_training(given.out, "train", counts, given.seed)
+            write_training(given.out, "valid", tuple(math.ceil(count / 200) for count in counts), HELD_OUT_SEED - 1)
+
+
+@contextmanager
+def _browser() -> Iterator[None]:
+    """One browser for all figures of plotly: to start one for each takes longer than drawing."""
+    kaleido.start_sync_server(page_generator=kaleido.PageGenerator(mathjax=False))  # MathJax would be fetched
+    try:
+        yield
+    finally:
+        kaleido.stop_sync_server()
 
 
 def write_training(out: Path, name: str, counts: tuple[int, ...], seed: int) -> None:

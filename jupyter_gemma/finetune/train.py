@@ -164,6 +164,9 @@ class Training:
                     journal.draw()
             self.progress(Progress(f"step {self.state.step}, loss {entry['loss']:.4f}", self.state.step, self.steps))
         self.state.done = True
+        # A process that ends while another still writes the result takes that one with it.
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
         return self.state
 
     def _due(self, every: int) -> bool:
